@@ -1,0 +1,210 @@
+//! The connections of this shard, under the identities that the shell gave them.
+//! Invariant: an entry lives from `Accepted`, `adopt` or `Dialed` until `Closed` or `hand_over`.
+
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use core::net::SocketAddr;
+
+use mqtt::{connection::Connection, types::PacketId, types::Reason};
+
+use crate::{session::SessionId, surface::ConnId};
+
+/// One connection.
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    pub(crate) listener: u16,
+    pub(crate) peer: SocketAddr,
+    /// Bytes to send; the shell swaps it out.
+    pub(crate) out: Vec<u8>,
+    /// The shell was told of `out` and has not taken it.
+    pub(crate) told: bool,
+    /// Bytes received and not consumed: an incomplete packet, or everything while paused.
+    pub(crate) unread: Vec<u8>,
+    /// Why input is not consumed; see [`pause`].
+    pub(crate) paused: u8,
+    /// Last time that bytes came, monotonic microseconds.
+    pub(crate) heard_us: u64,
+    /// What deliveries need to know of an open client connection.
+    pub(crate) wire: Wire,
+    pub(crate) phase: Phase,
+}
+
+/// The part of an open connection that every delivery reads, beside `out` in memory.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wire {
+    pub(crate) v5: bool,
+    /// Topic aliases are in play: packets of this client are not shared with others.
+    pub(crate) aliases: bool,
+    pub(crate) send_max: u16,
+    pub(crate) packet_bytes_max: u32,
+}
+
+/// Reasons not to consume input. Bits of [`Conn::paused`].
+pub(crate) mod pause {
+    /// A mailbox that its publishes filled.
+    pub(crate) const HOP: u8 = 1;
+    /// Too many publishes wait for their acknowledgement.
+    pub(crate) const ACKS: u8 = 2;
+    /// It does not read what we send.
+    pub(crate) const OUTPUT: u8 = 4;
+}
+
+/// Where a connection stands.
+pub(crate) enum Phase {
+    /// CONNECT is not complete.
+    Opening,
+    /// A client with a session.
+    Open(Box<Open>),
+    /// Our own connection to a remote: the outlet of this link.
+    Outlet(u16),
+    /// Our own connection to a remote: the route connection of this link.
+    Requester(u16),
+    /// Closed by us; waits for the shell to flush and say so.
+    Closing,
+}
+
+/// What an open client connection has.
+pub(crate) struct Open {
+    pub(crate) session: SessionId,
+    pub(crate) protocol: Connection,
+    pub(crate) acks: Acks,
+    /// The remote that this connection may speak for.
+    pub(crate) link: LinkAccess,
+    /// It has sent route payloads: the owner of the link must hear when it ends.
+    pub(crate) routes: Option<u16>,
+    /// DISCONNECT 0x00 came: no will.
+    pub(crate) goodbye: bool,
+}
+
+/// May a connection use `$LINK` topics?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LinkAccess {
+    /// No.
+    None,
+    /// It matched the `accept` of this link.
+    Link(u16),
+    /// It comes from loopback: any link without an `accept`.
+    Loopback,
+}
+
+/// Acknowledgements of received publishes, in the order of their arrival.
+#[derive(Default)]
+pub(crate) struct Acks {
+    waiting: VecDeque<Ack>,
+    /// Number of the front.
+    first: u64,
+    /// Those of QoS 1; QoS 2 is counted by its packet id until PUBREL.
+    qos1: usize,
+}
+
+/// One PUBACK or PUBREC that has not left.
+#[derive(Clone, Copy)]
+pub(crate) struct Ack {
+    pub(crate) packet: PacketId,
+    pub(crate) qos2: bool,
+    pub(crate) ready: Option<Reason>,
+}
+
+impl Acks {
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Unanswered QoS 1 publishes.
+    pub(crate) fn qos1(&self) -> usize {
+        self.qos1
+    }
+
+    /// The number that [`Acks::push`] gives next.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.first + self.waiting.len() as u64
+    }
+
+    /// Appends one; `ready` when nothing has to be awaited. Returns its number.
+    pub(crate) fn push(&mut self, ack: Ack) -> u64 {
+        self.qos1 += usize::from(!ack.qos2);
+        self.waiting.push_back(ack);
+        self.first + self.waiting.len() as u64 - 1
+    }
+
+    /// The obligations of a publish are met, or refused.
+    pub(crate) fn settle(&mut self, number: u64, reason: Reason) {
+        let at = number.checked_sub(self.first).map(|at| at as usize);
+        if let Some(ack) = at.and_then(|at| self.waiting.get_mut(at)) {
+            ack.ready = Some(reason);
+        }
+    }
+
+    /// The next acknowledgement that may leave.
+    pub(crate) fn next_ready(&mut self) -> Option<(Ack, Reason)> {
+        let front = *self.waiting.front()?;
+        let reason = front.ready?;
+        self.waiting.pop_front();
+        self.qos1 -= usize::from(!front.qos2);
+        self.first += 1;
+        Some((front, reason))
+    }
+}
+
+/// All connections of the shard.
+#[derive(Default)]
+pub(crate) struct Conns {
+    slots: Vec<Option<Conn>>,
+    live: usize,
+}
+
+impl Conns {
+    pub(crate) fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn insert(&mut self, id: ConnId, listener: u16, peer: SocketAddr, now_us: u64, phase: Phase) {
+        let at = id.index as usize;
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        self.live += usize::from(self.slots[at].is_none());
+        self.slots[at] = Some(Conn {
+            id,
+            listener,
+            peer,
+            out: Vec::new(),
+            told: false,
+            unread: Vec::new(),
+            paused: 0,
+            heard_us: now_us,
+            wire: Wire::default(),
+            phase,
+        });
+    }
+
+    pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.slots.get_mut(id.index as usize)?.as_mut().filter(|conn| conn.id == id)
+    }
+
+    /// The connection at an index that a session names: it is always the session's own.
+    #[inline]
+    pub(crate) fn at(&mut self, index: u32) -> Option<&mut Conn> {
+        self.slots.get_mut(index as usize)?.as_mut()
+    }
+
+    /// The open client connection, if `id` is one.
+    pub(crate) fn open(&mut self, id: ConnId) -> Option<&mut Open> {
+        match &mut self.get(id)?.phase {
+            Phase::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Conn> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if slot.as_ref()?.id != id {
+            return None;
+        }
+        self.live -= 1;
+        slot.take()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.slots.iter().flatten().map(|conn| conn.id)
+    }
+}

@@ -1,0 +1,449 @@
+//! The last step inside a shard: one message to the sessions at home here. Encodes a PUBLISH once per
+//! shape (version, QoS, RETAIN) and copies it; packet ids are patched in. A message is copied out of its
+//! input only when a session has to keep it, once for all sessions.
+
+use alloc::vec::Vec;
+
+use contract::time::Now;
+use mqtt::{
+    codec::encode::{self, PublishParts},
+    connection::AliasOut,
+    session::QueueLimits,
+    types::{PacketId, Qos, Version},
+};
+use smallvec::SmallVec;
+
+use crate::{
+    Shard,
+    conn::{Conn, Conns, Phase, pause},
+    counters::{Counter, Counters},
+    frame::{Kept, Message, Pool},
+    session::{Delivery, Sessions},
+    subscriptions::{Options, Subscriptions},
+    surface::Output,
+};
+
+/// PUBLISH packets of the message at hand, by shape.
+#[derive(Default)]
+pub(crate) struct Encoded {
+    slots: [Slot; 12],
+}
+
+#[derive(Default)]
+struct Slot {
+    bytes: Vec<u8>,
+    id_at: usize,
+    valid: bool,
+}
+
+impl Encoded {
+    fn forget(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.valid = false);
+    }
+
+    #[inline]
+    fn shape(&mut self, message: &Message<'_>, v5: bool, qos: Qos, retain: bool) -> &Slot {
+        let slot = &mut self.slots[usize::from(v5) * 6 + qos as usize * 2 + usize::from(retain)];
+        if !slot.valid {
+            slot.bytes.clear();
+            let id = if qos == Qos::AtMostOnce { None } else { PacketId::new(1) };
+            encode::publish(&mut slot.bytes, version(v5), &parts(message, qos, retain, id, &[]));
+            // The packet id follows the topic, which follows the fixed header.
+            let length_bytes = 1 + slot.bytes[1..].iter().take_while(|byte| **byte & 0x80 != 0).count();
+            slot.id_at = 1 + length_bytes + 2 + message.topic.len();
+            slot.valid = true;
+        }
+        slot
+    }
+}
+
+fn version(v5: bool) -> Version {
+    if v5 { Version::V5 } else { Version::V311 }
+}
+
+fn parts<'a>(
+    message: &Message<'a>,
+    qos: Qos,
+    retain: bool,
+    packet_id: Option<PacketId>,
+    ids: &'a [u32],
+) -> PublishParts<'a> {
+    //= MQTT-3.3.2-6
+    // What remains of the expiry, rounded up: a message that still lives has at least a second.
+    let expiry = (message.expiry_ms != u64::MAX).then(|| message.expiry_ms.div_ceil(1000).max(1));
+    PublishParts {
+        dup: false,
+        qos,
+        retain,
+        topic: message.topic,
+        packet_id,
+        topic_alias: None,
+        message_expiry_s: expiry.map(|s| u32::try_from(s).unwrap_or(u32::MAX)),
+        subscription_ids: ids,
+        forwarded: message.properties,
+        payload: message.payload,
+    }
+}
+
+/// The parts of a shard that a delivery touches.
+pub(crate) struct Delivering<'a> {
+    pub(crate) sessions: &'a mut Sessions,
+    pub(crate) conns: &'a mut Conns,
+    pub(crate) counters: &'a mut Counters,
+    pub(crate) encoded: &'a mut Encoded,
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) now: Now,
+    pub(crate) queue: QueueLimits,
+    pub(crate) output_bytes_max: usize,
+    pub(crate) kept: Option<Kept>,
+}
+
+impl Shard {
+    /// Splits the shard into what a delivery changes and the subscriptions that it reads.
+    pub(crate) fn delivering(&mut self) -> (Delivering<'_>, &Subscriptions) {
+        self.encoded.forget();
+        let delivering = Delivering {
+            sessions: &mut self.sessions,
+            conns: &mut self.conns,
+            counters: &mut self.counters,
+            encoded: &mut self.encoded,
+            pool: &mut self.pool,
+            now: self.now,
+            queue: QueueLimits {
+                queued_max: self.settings.mqtt.queued_max as usize,
+                queued_bytes_max: self.settings.mqtt.queued_bytes_max,
+            },
+            output_bytes_max: self.settings.limits.output_bytes_max as usize,
+            kept: None,
+        };
+        (delivering, &self.subscriptions)
+    }
+
+    /// Delivers a live message to every session here that subscribed to it. Returns how many did.
+    pub(crate) fn deliver_here(&mut self, message: &Message<'_>, out: &mut impl Output) -> usize {
+        let mut found = core::mem::take(&mut self.found);
+        found.clear();
+        self.subscriptions.matching(message.topic, &mut found);
+        let count = match found[..] {
+            [] => 0,
+            [entry] => {
+                let (mut delivering, subscriptions) = self.delivering();
+                let subscriptions = subscriptions.at(entry);
+                for subscription in subscriptions {
+                    let ids: &[u32] = if subscription.id == 0 { &[] } else { &[subscription.id] };
+                    delivering.live(subscription.session, subscription.options, ids, message, out);
+                }
+                delivering.finish();
+                subscriptions.len()
+            }
+            _ => self.deliver_overlapping(&found, message, out),
+        };
+        self.found = found;
+        count
+    }
+
+    /// Several filters match: each session gets one copy, with the highest QoS and all identifiers (3.3.4).
+    fn deliver_overlapping(&mut self, entries: &[u32], message: &Message<'_>, out: &mut impl Output) -> usize {
+        let mut all = core::mem::take(&mut self.overlapping);
+        all.clear();
+        for &entry in entries {
+            all.extend_from_slice(self.subscriptions.at(entry));
+        }
+        all.sort_unstable_by_key(|s| s.session);
+        let (mut delivering, _) = self.delivering();
+        let mut count = 0;
+        for same in all.chunk_by(|a, b| a.session == b.session) {
+            let publisher = delivering.sessions.at(same[0].session).map_or(0, |s| s.client_hash);
+            // No Local silences only the subscriptions that asked for it.
+            let heard = same.iter().filter(|s| !(s.options.no_local() && publisher == message.publisher));
+            let mut ids: SmallVec<[u32; 8]> = heard.clone().map(|s| s.id).filter(|id| *id != 0).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let Some(qos) = heard.clone().map(|s| s.options.qos()).max() else { continue };
+            let rap = heard.clone().any(|s| s.options.retain_as_published());
+            //= MQTT-3.3.4-2
+            delivering.live(same[0].session, Options::new(qos, false, rap), &ids, message, out);
+            count += 1;
+        }
+        delivering.finish();
+        self.overlapping = all;
+        count
+    }
+
+    /// Sends what a session has queued, as far as its window and output allow.
+    pub(crate) fn pump(&mut self, session: u32, out: &mut impl Output) {
+        let (mut delivering, _) = self.delivering();
+        delivering.pump(session, out);
+    }
+}
+
+impl Delivering<'_> {
+    /// A live message: RETAIN only as published and only if the subscription asked for it.
+    #[inline]
+    pub(crate) fn live(
+        &mut self,
+        session: u32,
+        options: Options,
+        ids: &[u32],
+        message: &Message<'_>,
+        out: &mut impl Output,
+    ) {
+        if message.retain && !message.from_link {
+            self.remember_live(session, message);
+        }
+        //= MQTT-3.3.1-12
+        //= MQTT-3.3.1-13
+        let retain = message.retain && options.retain_as_published();
+        self.deliver(session, options, ids, message, retain, out);
+    }
+
+    /// One message to one session: sent, queued or shed under a name.
+    pub(crate) fn deliver(
+        &mut self,
+        index: u32,
+        options: Options,
+        ids: &[u32],
+        message: &Message<'_>,
+        retain: bool,
+        out: &mut impl Output,
+    ) {
+        let Some(session) = self.sessions.at(index) else { return };
+        //= MQTT-3.8.3-3
+        if options.no_local() && session.client_hash == message.publisher {
+            return;
+        }
+        let qos = options.qos().min(message.qos);
+        let conn = if session.online() { self.conns.at(session.conn) } else { None };
+        let Some(conn) = conn else {
+            return self.deliver_offline(index, qos, ids, message, retain);
+        };
+        let full = conn.out.len() > self.output_bytes_max;
+        let waits = session.state.queued() > 0;
+        if qos == Qos::AtMostOnce && !waits {
+            if full {
+                return self.counters.one(Counter::shed_slow_subscriber);
+            }
+        } else if waits || full || !session.state.room(conn.wire.send_max) {
+            session.blocked |= full;
+            return self.enqueue(index, qos, ids, message, retain);
+        }
+        let id = if qos == Qos::AtMostOnce {
+            None
+        } else {
+            let kept = keep(&mut self.kept, self.pool, message, self.now.mono_us);
+            let delivery = Delivery { message: kept, qos, retain, ids: SmallVec::from_slice(ids) };
+            Some(session.state.outgoing.send(qos, delivery))
+        };
+        if !write(conn, self.encoded, message, (qos, retain, id, false), ids) {
+            self.counters.one(Counter::shed_too_large);
+            if let Some(delivery) = id.and_then(|id| take_back(session, id)) {
+                self.pool.release(delivery.message);
+            }
+            return;
+        }
+        self.counters.one(Counter::messages_sent);
+        tell(conn, out);
+    }
+
+    fn deliver_offline(&mut self, index: u32, qos: Qos, ids: &[u32], message: &Message<'_>, retain: bool) {
+        if qos == Qos::AtMostOnce {
+            return self.counters.one(Counter::shed_offline_qos0);
+        }
+        self.enqueue(index, qos, ids, message, retain);
+    }
+
+    fn enqueue(&mut self, index: u32, qos: Qos, ids: &[u32], message: &Message<'_>, retain: bool) {
+        let kept = keep(&mut self.kept, self.pool, message, self.now.mono_us);
+        let Some(session) = self.sessions.at(index) else { return };
+        let delivery = Delivery { message: kept, qos, retain, ids: SmallVec::from_slice(ids) };
+        if let Err(delivery) = session.state.enqueue(delivery, &self.queue) {
+            self.pool.release(delivery.message);
+            self.counters.one(Counter::shed_queue_full);
+        }
+    }
+
+    /// Sends queued deliveries while there is room.
+    pub(crate) fn pump(&mut self, index: u32, out: &mut impl Output) {
+        let Some(session) = self.sessions.at(index) else { return };
+        if session.state.queued() == 0 || !session.online() {
+            return;
+        }
+        let Some(conn) = self.conns.at(session.conn) else { return };
+        let now_us = self.now.mono_us;
+        loop {
+            if conn.out.len() > self.output_bytes_max {
+                session.blocked = true;
+                break;
+            }
+            let (counters, pool) = (&mut *self.counters, &mut *self.pool);
+            let next = session.state.next(now_us, conn.wire.send_max, |dead| {
+                counters.one(Counter::shed_expired);
+                pool.release(dead.message);
+            });
+            let Some(delivery) = next else { break };
+            let kept = delivery.message.clone();
+            let (qos, retain, ids) = (delivery.qos, delivery.retain, delivery.ids.clone());
+            let id = (qos != Qos::AtMostOnce).then(|| session.state.outgoing.send(qos, delivery));
+            self.encoded.forget();
+            if write(conn, self.encoded, &kept.message(now_us), (qos, retain, id, false), &ids) {
+                self.counters.one(Counter::messages_sent);
+            } else {
+                self.counters.one(Counter::shed_too_large);
+                id.and_then(|id| take_back(session, id));
+            }
+            self.pool.release(kept);
+        }
+        tell(conn, out);
+    }
+
+    /// Sends everything unfinished again, in order, with DUP; PUBREL where PUBREC had come.
+    pub(crate) fn resend(&mut self, index: u32, out: &mut impl Output) {
+        let Some(session) = self.sessions.at(index) else { return };
+        let Some(conn) = self.conns.at(session.conn) else { return };
+        let now_us = self.now.mono_us;
+        for sent in session.state.outgoing.unfinished() {
+            self.encoded.forget();
+            match &sent.delivery {
+                Some(delivery) => {
+                    //= MQTT-4.4.0-1
+                    //= MQTT-3.3.1-1
+                    let shape = (delivery.qos, delivery.retain, Some(sent.id), true);
+                    let message = delivery.message.message(now_us);
+                    if write(conn, self.encoded, &message, shape, &delivery.ids) {
+                        self.counters.one(Counter::messages_sent);
+                    }
+                }
+                None => encode::ack(
+                    &mut conn.out,
+                    version(conn.wire.v5),
+                    encode::AckKind::Pubrel,
+                    sent.id,
+                    mqtt::types::Reason::Success,
+                ),
+            }
+        }
+        tell(conn, out);
+    }
+
+    /// Another message follows: nothing encoded before is of use.
+    pub(crate) fn next_message(&mut self) {
+        self.encoded.forget();
+        self.finish();
+    }
+
+    /// Gives the shared copy of the message back to the pool.
+    pub(crate) fn finish(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            self.pool.release(kept);
+        }
+    }
+}
+
+fn keep(slot: &mut Option<Kept>, pool: &mut Pool, message: &Message<'_>, now_us: u64) -> Kept {
+    slot.get_or_insert_with(|| pool.keep(message, now_us)).clone()
+}
+
+fn take_back(session: &mut crate::session::Session, id: PacketId) -> Option<Delivery> {
+    match session.state.outgoing.puback(id) {
+        Some(delivery) => Some(delivery),
+        None => match session.state.outgoing.pubrec(id, true) {
+            mqtt::window::Pubrec::Refused(delivery) => Some(delivery),
+            _ => None,
+        },
+    }
+}
+
+/// Tells the shell about output, once until it takes it.
+#[inline]
+pub(crate) fn tell(conn: &mut Conn, out: &mut impl Output) {
+    if !conn.told && !conn.out.is_empty() {
+        conn.told = true;
+        out.flush(conn.id);
+    }
+}
+
+/// Appends one PUBLISH (QoS, RETAIN, packet id, DUP). False: it exceeds the client's Maximum Packet Size.
+#[inline]
+fn write(
+    conn: &mut Conn,
+    encoded: &mut Encoded,
+    message: &Message<'_>,
+    (qos, retain, id, dup): (Qos, bool, Option<PacketId>, bool),
+    ids: &[u32],
+) -> bool {
+    let wire = conn.wire;
+    if ids.is_empty() && !wire.aliases {
+        let slot = encoded.shape(message, wire.v5, qos, retain);
+        //= MQTT-3.1.2-24
+        if slot.bytes.len() > wire.packet_bytes_max as usize {
+            return false;
+        }
+        let start = conn.out.len();
+        conn.out.extend_from_slice(&slot.bytes);
+        if let Some(id) = id {
+            let at = start + slot.id_at;
+            conn.out[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
+        }
+        conn.out[start] |= u8::from(dup) << 3;
+        return true;
+    }
+    write_single(conn, message, (qos, retain, id, dup), if wire.v5 { ids } else { &[] })
+}
+
+/// The same for a packet that nobody else gets.
+fn write_single(
+    conn: &mut Conn,
+    message: &Message<'_>,
+    (qos, retain, id, dup): (Qos, bool, Option<PacketId>, bool),
+    ids: &[u32],
+) -> bool {
+    let wire = conn.wire;
+    let mut parts = parts(message, qos, retain, id, ids);
+    parts.dup = dup;
+    if encode::publish_bytes(version(wire.v5), &parts) + ALIAS_BYTES > wire.packet_bytes_max as usize {
+        return false;
+    }
+    if let Phase::Open(open) = &mut conn.phase {
+        match open.protocol.alias_for(message.topic) {
+            AliasOut::Plain => {}
+            AliasOut::Define(alias) => parts.topic_alias = Some(alias),
+            AliasOut::Use(alias) => {
+                parts.topic_alias = Some(alias);
+                parts.topic = "";
+            }
+        }
+    }
+    encode::publish(&mut conn.out, version(wire.v5), &parts);
+    true
+}
+
+/// A Topic Alias property.
+const ALIAS_BYTES: usize = 3;
+
+impl Shard {
+    /// Stops consuming `conn`'s input for one more reason of [`pause`], and reading its socket.
+    pub(crate) fn pause(&mut self, id: crate::surface::ConnId, why: u8, out: &mut impl Output) {
+        if let Some(conn) = self.conns.get(id) {
+            if conn.paused == 0 {
+                out.read(id, false);
+            }
+            conn.paused |= why;
+            if why == pause::HOP {
+                self.counters.one(Counter::reads_paused);
+            }
+        }
+    }
+
+    /// Takes one reason back; without any left, what is unread is consumed in this turn.
+    pub(crate) fn resume(&mut self, id: crate::surface::ConnId, why: u8, out: &mut impl Output) {
+        if let Some(conn) = self.conns.get(id)
+            && conn.paused & why != 0
+        {
+            conn.paused &= !why;
+            if conn.paused == 0 {
+                out.read(id, true);
+                self.resumed.push(id);
+            }
+        }
+    }
+}

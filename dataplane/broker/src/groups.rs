@@ -1,0 +1,349 @@
+//! Owner side of shared groups (`$share/<group>/<filter>`): members of every shard, and whose turn it is.
+//! Lives on the owner shard of the group's partition. Invariant: a message of a group goes to one member;
+//! the choice may come back once, then it is final.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use mqtt::types::Qos;
+use slab::Slab;
+
+use crate::{
+    Shard,
+    counters::Counter,
+    frame::{self, Kind, Message, MessageFrame, must},
+    interest::Dest,
+    obligation::Wait,
+    session::SessionId,
+    subscriptions::{Change, Options, Subscription, Subscriptions},
+    surface::Output,
+};
+
+/// Groups that this shard owns.
+pub(crate) struct Groups {
+    slab: Slab<Group>,
+    by_name: HashMap<(Box<str>, Box<str>), u32, RandomState>,
+    /// Filter -> groups; `session` of an entry is the group's index.
+    index: Subscriptions,
+    generation: u32,
+    scratch: Vec<u32>,
+}
+
+struct Group {
+    name: Box<str>,
+    filter: Box<str>,
+    generation: u32,
+    members: Vec<Member>,
+    turn: usize,
+}
+
+/// One member of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Member {
+    pub(crate) home: u16,
+    pub(crate) session: SessionId,
+    pub(crate) options: Options,
+    pub(crate) id: u32,
+    pub(crate) online: bool,
+}
+
+/// What a member does; numbers are on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Act {
+    Join = 0,
+    Leave = 1,
+    Online = 2,
+    Offline = 3,
+}
+
+impl Act {
+    pub(crate) fn from_u8(act: u8) -> Option<Act> {
+        [Act::Join, Act::Leave, Act::Online, Act::Offline].get(usize::from(act)).copied()
+    }
+}
+
+impl Groups {
+    pub(crate) fn new(seed: u64, shapes_max: usize) -> Groups {
+        Groups {
+            slab: Slab::new(),
+            by_name: HashMap::with_hasher(RandomState::with_seeds(seed, 17, 18, 19)),
+            index: Subscriptions::new(seed, shapes_max),
+            generation: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Name and filter of every group, for links.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.slab.iter().map(|(_, group)| (&*group.name, &*group.filter))
+    }
+
+    /// A member joins (or changes its options). True when the filter is new on this shard.
+    fn join(&mut self, name: &str, filter: &str, member: Member) -> (bool, bool) {
+        let key = (Box::from(name), Box::from(filter));
+        if let Some(&at) = self.by_name.get(&key) {
+            let members = &mut self.slab[at as usize].members;
+            match members.iter_mut().find(|m| (m.home, m.session) == (member.home, member.session)) {
+                Some(existing) => *existing = member,
+                None => members.push(member),
+            }
+            return (false, false);
+        }
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let at = self.slab.insert(Group {
+            name: name.into(),
+            filter: filter.into(),
+            generation: self.generation,
+            members: alloc::vec![member],
+            turn: 0,
+        }) as u32;
+        self.by_name.insert(key, at);
+        let entry = Subscription { session: at, id: 0, options: Options::default() };
+        let (_, change, _) = self.index.insert(filter, entry);
+        (true, change == Change::First)
+    }
+
+    /// A member leaves. (The group is gone, its filter is gone.)
+    fn leave(&mut self, name: &str, filter: &str, home: u16, session: SessionId) -> (bool, bool) {
+        let key = (Box::from(name), Box::from(filter));
+        let Some(&at) = self.by_name.get(&key) else { return (false, false) };
+        let group = &mut self.slab[at as usize];
+        group.members.retain(|m| (m.home, m.session) != (home, session));
+        if !group.members.is_empty() {
+            return (false, false);
+        }
+        self.slab.remove(at as usize);
+        self.by_name.remove(&key);
+        let change = self.index.remove(filter, at).map(|(_, change)| change);
+        (true, change == Some(Change::Last))
+    }
+
+    fn set_online(&mut self, name: &str, filter: &str, home: u16, session: SessionId, online: bool) {
+        let key = (Box::from(name), Box::from(filter));
+        let Some(&at) = self.by_name.get(&key) else { return };
+        let members = &mut self.slab[at as usize].members;
+        if let Some(m) = members.iter_mut().find(|m| (m.home, m.session) == (home, session)) {
+            m.online = online;
+        }
+    }
+
+    /// Whose turn it is in a group: the next member that is online, else the next one at all.
+    /// `not` was tried and came back.
+    fn choose(&mut self, at: u32, not: Option<(u16, SessionId)>) -> Option<Member> {
+        let group = self.slab.get_mut(at as usize)?;
+        let n = group.members.len();
+        let order = (0..n).map(|i| (group.turn + i) % n);
+        let fits = |i: &usize| Some((group.members[*i].home, group.members[*i].session)) != not;
+        let chosen = order
+            .clone()
+            .find(|i| group.members[*i].online && fits(i))
+            .or_else(|| order.clone().find(fits))
+            .or_else(|| order.clone().next())?;
+        group.turn = chosen + 1;
+        Some(group.members[chosen])
+    }
+
+    fn generation(&self, at: u32) -> u32 {
+        self.slab.get(at as usize).map_or(0, |group| group.generation)
+    }
+}
+
+impl Shard {
+    /// A member frame, or the same on this shard. Returns true when SUBACK has to wait for new interest.
+    pub(crate) fn group_member(&mut self, act: Act, name: &str, filter: &str, member: Member) -> bool {
+        let me = self.settings.shard.0;
+        match act {
+            Act::Join => {
+                let (new_group, new_filter) = self.groups.join(name, filter, member);
+                if new_filter {
+                    self.announce(filter, Dest::Group(me), true);
+                }
+                if new_group {
+                    self.links_group(name, filter, true);
+                }
+                // Somebody else may have announced the filter a moment ago: wait for that, too.
+                true
+            }
+            Act::Leave => {
+                let (group_gone, filter_gone) =
+                    self.groups.leave(name, filter, member.home, member.session);
+                if filter_gone {
+                    self.announce(filter, Dest::Group(me), false);
+                }
+                if group_gone {
+                    self.links_group(name, filter, false);
+                }
+                false
+            }
+            Act::Online | Act::Offline => {
+                let online = act == Act::Online;
+                self.groups.set_online(name, filter, member.home, member.session, online);
+                false
+            }
+        }
+    }
+
+    /// Gives a message to one member of each matching group that this shard owns. Returns how many groups.
+    pub(crate) fn deliver_groups(&mut self, message: &Message<'_>, wait: &mut Wait, out: &mut impl Output) -> usize {
+        if self.groups.len() == 0 {
+            return 0;
+        }
+        let mut entries = core::mem::take(&mut self.groups.scratch);
+        entries.clear();
+        self.groups.index.matching(message.topic, &mut entries);
+        let mut groups: smallvec::SmallVec<[u32; 8]> = smallvec::SmallVec::new();
+        for &entry in &entries {
+            groups.extend(self.groups.index.at(entry).iter().map(|s| s.session));
+        }
+        self.groups.scratch = entries;
+        for &group in &groups {
+            let Some(member) = self.groups.choose(group, None) else { continue };
+            self.give(group, member, message, 0, wait, out);
+        }
+        groups.len()
+    }
+
+    /// One message to one member, here or on its home shard.
+    fn give(
+        &mut self,
+        group: u32,
+        member: Member,
+        message: &Message<'_>,
+        flags: u8,
+        wait: &mut Wait,
+        out: &mut impl Output,
+    ) {
+        self.counters.one(Counter::group_deliveries);
+        if member.home == self.settings.shard.0 {
+            return self.give_here(member, message, out);
+        }
+        if message.qos == Qos::AtMostOnce && self.hops.over(member.home) {
+            return self.counters.one(Counter::shed_hop_full);
+        }
+        let deadline_us = self.obligation_deadline_us();
+        let token = wait.one_more(&mut self.obligations, deadline_us);
+        self.send_group(group, member, message, flags, token);
+    }
+
+    fn send_group(&mut self, group: u32, member: Member, message: &Message<'_>, flags: u8, token: u64) {
+        let words = [
+            group,
+            self.groups.generation(group),
+            member.session.index,
+            member.session.generation,
+            u32::from(member.options.bits()),
+            member.id,
+        ];
+        self.counters.one(Counter::hops_sent);
+        let bytes = self.hops.message(member.home);
+        frame::put_message(bytes, Kind::GroupDelivery, flags, token, &words, message);
+    }
+
+    fn give_here(&mut self, member: Member, message: &Message<'_>, out: &mut impl Output) {
+        if self.sessions.get(member.session).is_none() {
+            return self.counters.one(Counter::shed_no_member);
+        }
+        let own = [member.id];
+        let ids = if member.id == 0 { &[][..] } else { &own[..] };
+        let (mut delivering, _) = self.delivering();
+        delivering.live(member.session.index, member.options, ids, message, out);
+        delivering.finish();
+    }
+
+    /// A group delivery arrived at the member's home shard. True: it was taken (or shed under a name);
+    /// false: it went back to the owner, whose obligation stays open.
+    pub(crate) fn group_delivery(&mut self, from: u16, frame: &MessageFrame<'_>, out: &mut impl Output) -> bool {
+        let Ok([group, generation, index, session_generation, options, id]) = frame.group_words() else {
+            self.counters.one(Counter::frames_bad);
+            return true;
+        };
+        let session = SessionId { index, generation: session_generation };
+        let online = self.sessions.get(session).is_some_and(|s| s.online());
+        if !online && frame.must & must::FINAL == 0 {
+            self.counters.one(Counter::group_returned);
+            let words = [group, generation, index, session_generation, options, id];
+            let bytes = self.hops.message(from);
+            frame::put_message(bytes, Kind::GroupReturned, 0, frame.token, &words, &frame.message);
+            return false;
+        }
+        let options = Options::from_bits(options as u8);
+        let member = Member { home: self.settings.shard.0, session, options, id, online };
+        self.give_here(member, &frame.message, out);
+        true
+    }
+
+    /// A choice came back to the owner: another member, finally.
+    pub(crate) fn group_returned(&mut self, from: u16, frame: &MessageFrame<'_>, out: &mut impl Output) {
+        let words = frame.group_words();
+        let chosen = words.ok().and_then(|[group, generation, index, session_generation, ..]| {
+            let tried = (from, SessionId { index, generation: session_generation });
+            let current = self.groups.generation(group) == generation;
+            let member = if current { self.groups.choose(group, Some(tried)) } else { None };
+            member.map(|member| (group, member))
+        });
+        match chosen {
+            Some((group, member)) if member.home != self.settings.shard.0 => {
+                self.send_group(group, member, &frame.message, must::FINAL, frame.token);
+            }
+            Some((_, member)) => {
+                self.give_here(member, &frame.message, out);
+                self.report(frame.token, crate::obligation::Outcome::MET, out);
+            }
+            None => {
+                self.counters.one(Counter::shed_no_member);
+                self.report(frame.token, crate::obligation::Outcome::MET, out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(home: u16, index: u32, online: bool) -> Member {
+        let session = SessionId { index, generation: 1 };
+        Member { home, session, options: Options::default(), id: 0, online }
+    }
+
+    #[test]
+    fn members_take_turns_and_those_online_go_first() {
+        let mut groups = Groups::new(1, 4);
+        for (i, online) in [(0, true), (1, false), (2, true)] {
+            groups.join("g", "a/+", member(0, i, online));
+        }
+        let mut turn = || groups.choose(0, None).unwrap().session.index;
+        assert_eq!([turn(), turn(), turn(), turn()], [0, 2, 0, 2]);
+        groups.set_online("g", "a/+", 0, SessionId { index: 0, generation: 1 }, false);
+        groups.set_online("g", "a/+", 0, SessionId { index: 2, generation: 1 }, false);
+        assert!(groups.choose(0, None).is_some(), "offline members still queue");
+    }
+
+    #[test]
+    fn a_returned_choice_goes_to_somebody_else() {
+        let mut groups = Groups::new(1, 4);
+        groups.join("g", "a", member(0, 0, true));
+        groups.join("g", "a", member(1, 0, false));
+        let tried = (0, SessionId { index: 0, generation: 1 });
+        assert_eq!(groups.choose(0, Some(tried)).unwrap().home, 1);
+    }
+
+    #[test]
+    fn a_group_ends_with_its_last_member_and_the_filter_with_its_last_group() {
+        let mut groups = Groups::new(1, 4);
+        assert_eq!(groups.join("g", "a", member(0, 0, true)), (true, true));
+        assert_eq!(groups.join("h", "a", member(0, 0, true)), (true, false));
+        assert_eq!(groups.join("g", "a", member(0, 1, true)), (false, false));
+        let leave = |groups: &mut Groups, name, i| groups.leave(name, "a", 0, SessionId { index: i, generation: 1 });
+        assert_eq!(leave(&mut groups, "g", 0), (false, false));
+        assert_eq!(leave(&mut groups, "g", 1), (true, false));
+        assert_eq!(leave(&mut groups, "h", 0), (true, true));
+        assert_eq!(groups.len(), 0);
+    }
+}

@@ -1,0 +1,309 @@
+//! One shard's brain: routing, sessions, retained messages, shared groups, links, acknowledgements, and the
+//! order inside a turn. Pure: no I/O, no clock, no randomness. The shell (`dataplane/src`) and the simulation
+//! (`tests/simulation`) feed it [`Input`]s and mail, and carry out what it says through [`Output`].
+//! Nothing here is shared between shards; everything between them is a frame in a mailbox.
+#![no_std]
+
+extern crate alloc;
+
+mod conn;
+pub mod counters;
+mod deliver;
+pub mod event;
+pub mod frame;
+mod groups;
+mod hop;
+pub mod index;
+pub mod interest;
+mod lifecycle;
+mod link_inbound;
+mod links;
+mod mail;
+mod obligation;
+mod packets;
+pub mod plant;
+mod publish;
+mod replay;
+mod retained;
+mod session;
+mod subscribe;
+pub mod subscriptions;
+pub mod surface;
+pub mod timer;
+pub mod tree;
+
+use alloc::{string::String, vec::Vec};
+
+use ahash::RandomState;
+use contract::{
+    config::{Limits, Link, Mqtt, Retainer},
+    hash,
+    ids::ShardId,
+    time::Now,
+};
+use hashbrown::HashMap;
+
+use crate::{
+    conn::{Conns, Phase},
+    counters::{Counter, Counters},
+    deliver::Encoded,
+    frame::{MessageId, Pool},
+    groups::Groups,
+    hop::Hops,
+    interest::Interest,
+    links::Links,
+    obligation::Obligations,
+    plant::Plant,
+    retained::{Retained, RetainedLimits},
+    session::{SessionId, Sessions},
+    subscribe::Barrier,
+    subscriptions::{Subscription, Subscriptions},
+    surface::{ConnId, Input, LinkStatus, Output},
+    timer::Wheel,
+};
+
+/// What a shard has to know when it starts.
+#[derive(Clone)]
+pub struct Settings {
+    /// This shard.
+    pub shard: ShardId,
+    /// Shards of this node, at most [`interest::SHARDS_MAX`].
+    pub shards: u16,
+    /// Name of this node.
+    pub node: String,
+    /// Name of this cluster.
+    pub cluster: String,
+    /// Start number of this node; grows with every start.
+    pub incarnation: u64,
+    /// `mqtt.*`.
+    pub mqtt: Mqtt,
+    /// `limits.*`.
+    pub limits: Limits,
+    /// `retainer.*`.
+    pub retainer: Retainer,
+    /// `cluster.links`, at most [`interest::LINKS_MAX`].
+    pub links: Vec<Link>,
+    /// Seed of the in-memory tables: random per process, fixed in simulation. The same on all shards.
+    pub seed: u64,
+    /// The fault that is built in, if any; only with the feature `plant`.
+    pub plant: Option<Plant>,
+}
+
+/// Deadlines that the wheel keeps.
+#[derive(Clone, Copy)]
+pub(crate) enum Timer {
+    /// No CONNECT, or silence.
+    Conn(ConnId),
+    /// A will or the end of a session.
+    Session(SessionId),
+    /// Look for overdue obligations.
+    Sweep,
+}
+
+/// One shard.
+pub struct Shard {
+    pub(crate) settings: Settings,
+    pub(crate) now: Now,
+    pub(crate) counters: Counters,
+    pub(crate) conns: Conns,
+    pub(crate) sessions: Sessions,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) interest: Interest,
+    pub(crate) barrier: Barrier,
+    pub(crate) hops: Hops,
+    pub(crate) obligations: Obligations,
+    pub(crate) retained: Retained,
+    pub(crate) replays: HashMap<u32, SessionId, RandomState>,
+    pub(crate) replays_waiting: Vec<u32>,
+    pub(crate) next_query: u32,
+    pub(crate) groups: Groups,
+    pub(crate) links: Links,
+    /// Connections of outlets that have new output.
+    pub(crate) links_dirty: Vec<ConnId>,
+    pub(crate) wheel: Wheel<Timer>,
+    pub(crate) sweep_armed: bool,
+    pub(crate) pool: Pool,
+    pub(crate) encoded: Encoded,
+    /// Identity of this shard's stream; the sequence is filled in per message.
+    pub(crate) origin: MessageId,
+    pub(crate) sequence: u64,
+    /// Client ids assigned so far.
+    pub(crate) assigned: u64,
+    pub(crate) draining: bool,
+    /// Connections whose reading goes on in this turn.
+    pub(crate) resumed: Vec<ConnId>,
+    /// Connections that are not read because they do not read.
+    pub(crate) drowned: Vec<ConnId>,
+    /// Sessions whose queue waited for output.
+    pub(crate) to_pump: Vec<u32>,
+    // Scratch, kept for its capacity.
+    pub(crate) found: Vec<u32>,
+    pub(crate) overlapping: Vec<Subscription>,
+    pub(crate) properties: Vec<u8>,
+    pub(crate) alias_topic: String,
+    pub(crate) due: Vec<Timer>,
+    pub(crate) drained: Vec<ConnId>,
+}
+
+impl Shard {
+    /// A shard without connections and sessions.
+    pub fn new(settings: Settings) -> Shard {
+        let (seed, me, shards) = (settings.seed, settings.shard, settings.shards);
+        let limits = &settings.limits;
+        let shapes_max = usize::from(limits.interest_shapes_max);
+        let retained_limits = RetainedLimits::from(&settings.retainer);
+        Shard {
+            now: Now { mono_us: 0, wall_ms: 0 },
+            counters: Counters::default(),
+            conns: Conns::default(),
+            sessions: Sessions::new(seed),
+            subscriptions: Subscriptions::new(seed, shapes_max),
+            interest: Interest::new(seed, shapes_max),
+            barrier: Barrier::new(me.0, shards),
+            hops: Hops::new(me, shards, limits.hop_batch_bytes as usize, limits.staged_bytes_max as usize),
+            obligations: Obligations::default(),
+            retained: Retained::new(seed, shards, retained_limits),
+            replays: HashMap::with_hasher(RandomState::with_seeds(seed, 20, 21, 22)),
+            replays_waiting: Vec::new(),
+            next_query: 0,
+            groups: Groups::new(seed, shapes_max),
+            links: Links::new(&settings),
+            links_dirty: Vec::new(),
+            wheel: Wheel::new(0),
+            sweep_armed: false,
+            pool: Pool::default(),
+            encoded: Encoded::default(),
+            origin: MessageId {
+                cluster: hash::stable(settings.cluster.as_bytes()) as u32,
+                node: hash::stable(settings.node.as_bytes()) as u32,
+                incarnation: settings.incarnation as u32,
+                stream: u32::from(me.0),
+                sequence: 0,
+            },
+            sequence: 0,
+            assigned: 0,
+            draining: false,
+            resumed: Vec::new(),
+            drowned: Vec::new(),
+            to_pump: Vec::new(),
+            found: Vec::new(),
+            overlapping: Vec::new(),
+            properties: Vec::new(),
+            alias_topic: String::new(),
+            due: Vec::new(),
+            drained: Vec::new(),
+            settings,
+        }
+    }
+
+    /// One input. Its effects on connections are told to `out` at once; hops wait for [`Shard::turn`].
+    pub fn input(&mut self, now: Now, input: Input<'_>, out: &mut impl Output) {
+        self.now = now;
+        match input {
+            Input::Received { conn, bytes } => self.received(conn, bytes, out),
+            Input::Accepted { conn, listener, peer } => {
+                self.counters.one(Counter::connections_accepted);
+                self.conns.insert(conn, listener, peer, now.mono_us, Phase::Opening);
+                self.arm_connect_timeout(conn);
+            }
+            Input::Closed { conn, cause } => self.closed(conn, cause, out),
+            Input::Detached { transport, to, parked } => {
+                self.hops.parcel(to.0, surface::Parcel { transport, parked });
+            }
+            Input::Dialed { dial, conn } => self.link_dialed(dial, conn, out),
+            Input::DialFailed { dial, reason } => self.link_dial_failed(dial, reason, out),
+            Input::View(view) => self.view(view),
+            Input::Drain => self.drain(out),
+        }
+    }
+
+    /// Control says what is configured now. What a shard was built from (hop sizes, shapes) stays as it was.
+    fn view(&mut self, view: &contract::view::View) {
+        if let Some(page) = view.limits() {
+            self.settings.mqtt = page.mqtt.clone();
+            self.settings.limits = page.limits.clone();
+            self.settings.retainer = page.retainer.clone();
+            self.retained.set_limits(RetainedLimits::from(&page.retainer));
+        }
+        if let Some(links) = view.links() {
+            self.links_view(links);
+        }
+    }
+
+    pub(crate) fn arm_connect_timeout(&mut self, conn: ConnId) {
+        let timeout_us = u64::from(self.settings.mqtt.connect_timeout_ms) * 1000;
+        self.wheel.arm(self.now.mono_us + timeout_us, Timer::Conn(conn));
+    }
+
+    /// True when `plant` is the planted fault of this run. Without the feature it never is.
+    #[inline]
+    pub(crate) fn planted(&self, plant: Plant) -> bool {
+        cfg!(feature = "plant") && self.settings.plant == Some(plant)
+    }
+
+    /// What this shard has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Values that go up and down.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            connections: self.conns.len() as u64,
+            sessions: self.sessions.len() as u64,
+            subscriptions: self.subscriptions.len() as u64,
+            retained: self.retained.len() as u64,
+            interest: self.interest.len() as u64,
+            groups: self.groups.len() as u64,
+            obligations: self.obligations.len() as u64,
+            staged_bytes: self.hops.staged_bytes() as u64,
+            replays: (self.replays.len() + self.retained.cursors()) as u64,
+            waiting_subscribes: self.barrier.waiting() as u64,
+        }
+    }
+
+    /// State of every configured link as this shard sees it.
+    pub fn link_status(&self) -> Vec<LinkStatus> {
+        self.links.status()
+    }
+
+    /// Topics with a retained value that this shard owns.
+    pub fn retained_topics(&self) -> Vec<String> {
+        self.retained.topics()
+    }
+
+    /// Payload of the retained value of a topic that this shard owns.
+    pub fn retained_payload(&self, topic: &str) -> Option<Vec<u8>> {
+        self.retained.value(topic).map(|kept| kept.message(self.now.mono_us).payload.into())
+    }
+
+    /// Messages queued for sessions of this shard.
+    pub fn queued(&self) -> u64 {
+        self.sessions.iter().map(|session| session.state.queued() as u64).sum()
+    }
+}
+
+/// Values of a shard that go up and down.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Gauges {
+    /// Transports, with or without CONNECT.
+    pub connections: u64,
+    /// Sessions, with or without connection.
+    pub sessions: u64,
+    /// Subscriptions that are not shared.
+    pub subscriptions: u64,
+    /// Retained values that this shard owns.
+    pub retained: u64,
+    /// Filters of other destinations that this shard knows.
+    pub interest: u64,
+    /// Shared groups that this shard owns.
+    pub groups: u64,
+    /// Publishes, subscribes and relays that wait for another shard.
+    pub obligations: u64,
+    /// Bytes that wait for room in a mailbox.
+    pub staged_bytes: u64,
+    /// Open retained replays, here and as owner.
+    pub replays: u64,
+    /// SUBSCRIBEs whose SUBACK waits.
+    pub waiting_subscribes: u64,
+}

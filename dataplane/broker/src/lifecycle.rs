@@ -1,0 +1,544 @@
+//! The life of connections and sessions on their home shard: CONNECT, hand-over, take-over, goodbye, wills,
+//! expiry. Invariant: a session has at most one connection, and that connection names the session.
+
+use alloc::{borrow::Cow, boxed::Box, format, string::String, vec::Vec};
+
+use contract::hash;
+use mqtt::{
+    codec::{
+        Connack, ConnackProperties, Connect, Disconnect,
+        encode::{self, DisconnectProps},
+    },
+    connection::{Connection, Grant, Misbehaved},
+    session::WillMessage,
+    topic::Topic,
+    types::{Qos, Reason, Version},
+};
+
+use crate::{
+    Shard, Timer,
+    conn::{Acks, Conn, LinkAccess, Open, Phase, Wire},
+    counters::Counter,
+    deliver::tell,
+    event::Event,
+    frame::Message,
+    groups::Act,
+    obligation::Wait,
+    plant::Plant,
+    publish::LINK_PREFIX,
+    session::{OFFLINE, SessionId},
+    surface::{Cause, ConnId, Output, Parked},
+};
+
+/// Client ids tried until one is at home on the accepting shard.
+const ASSIGN_TRIES: u32 = 10_000;
+
+impl Shard {
+    /// A complete CONNECT on a connection that has none. `unread` begins with it.
+    pub(crate) fn packet_connect(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        unread: &[u8],
+        out: &mut impl Output,
+    ) {
+        if let Err((reason, why)) = self.connect_refused(connect) {
+            return self.refuse_connect(id, connect, reason, why, out);
+        }
+        let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
+        let client = assigned.as_deref().unwrap_or(connect.client_id);
+        let home = hash::owner_shard(hash::partition_of_client(client), self.settings.shards);
+        if home != self.settings.shard {
+            let Some(conn) = self.conns.remove(id) else { return };
+            let parked = Parked { listener: conn.listener, peer: conn.peer, unread: unread.into() };
+            self.counters.one(Counter::connections_handed_over);
+            return out.hand_over(id, home, parked);
+        }
+        self.open(id, connect, client, assigned.as_deref(), out);
+    }
+
+    fn connect_refused(&self, connect: &Connect<'_>) -> Result<(), (Reason, &'static str)> {
+        let mqtt = &self.settings.mqtt;
+        let v5 = connect.version == Version::V5;
+        if connect.client_id.len() > usize::from(mqtt.client_id_bytes_max) {
+            return Err((Reason::ClientIdNotValid, "the client id is longer than mqtt.max_clientid_len"));
+        }
+        let may_be_empty = v5 || connect.version == Version::V311 && connect.clean_start;
+        if connect.client_id.is_empty() && !may_be_empty {
+            //= MQTT-3.1.3-8
+            return Err((Reason::ClientIdNotValid, "an empty client id without a clean session"));
+        }
+        if connect.properties.authentication_method.is_some() {
+            //= MQTT-4.12.0-1
+            return Err((Reason::BadAuthenticationMethod, "no extended authentication is configured"));
+        }
+        if self.draining {
+            return Err((Reason::ServerShuttingDown, "this node is stopping"));
+        }
+        if self.sessions.len() >= self.settings.limits.sessions_max as usize {
+            return Err((Reason::QuotaExceeded, "limits.sessions_max is reached"));
+        }
+        let Some(will) = &connect.will else { return Ok(()) };
+        let topic = Topic::parse(will.topic, usize::from(mqtt.topic_levels_max));
+        if topic.is_err() {
+            return Err((Reason::TopicNameInvalid, "an invalid will topic"));
+        }
+        if will.topic.starts_with(LINK_PREFIX) || will.topic.starts_with("$SYS/") {
+            return Err((Reason::NotAuthorized, "a will on a topic of the broker"));
+        }
+        if will.qos as u8 > mqtt.qos_max {
+            //= MQTT-3.2.2-12
+            return Err((Reason::QosNotSupported, "a will QoS above our maximum"));
+        }
+        if will.retain && !mqtt.retain_available {
+            //= MQTT-3.2.2-13
+            return Err((Reason::RetainNotSupported, "a retained will, but RETAIN is not available"));
+        }
+        Ok(())
+    }
+
+    fn refuse_connect(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        reason: Reason,
+        why: &'static str,
+        out: &mut impl Output,
+    ) {
+        self.counters.one(Counter::connect_refused);
+        let Some(conn) = self.conns.get(id) else { return };
+        out.event(Event::Refused { client: connect.client_id, peer: conn.peer, reason, why: Cow::Borrowed(why) });
+        //= MQTT-3.2.2-6
+        let connack = Connack { session_present: false, reason, properties: ConnackProperties::default() };
+        encode::connack(&mut conn.out, connect.version, &connack);
+        close(conn, out);
+    }
+
+    /// A client id that is at home here, so that its connection need not move.
+    fn assign_client_id(&mut self) -> String {
+        let mut client = String::new();
+        for _ in 0..ASSIGN_TRIES {
+            self.assigned += 1;
+            let origin = self.origin;
+            let salt = [u64::from(origin.node), u64::from(origin.incarnation), self.assigned];
+            let mut bytes = [0u8; 26];
+            salt.iter().enumerate().for_each(|(i, n)| bytes[i * 8..i * 8 + 8].copy_from_slice(&n.to_le_bytes()));
+            bytes[24..].copy_from_slice(&self.settings.shard.0.to_le_bytes());
+            client = format!("auto-{:016x}", hash::stable(&bytes));
+            let partition = hash::partition_of_client(&client);
+            let free = self.sessions.find(&client).is_none();
+            if hash::owner_shard(partition, self.settings.shards) == self.settings.shard && free {
+                break;
+            }
+        }
+        client
+    }
+
+    /// CONNECT is accepted on the home shard.
+    fn open(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        client: &str,
+        assigned: Option<&str>,
+        out: &mut impl Output,
+    ) {
+        let grant = self.grant();
+        let protocol = Connection::open(connect, &grant);
+        let (session, present) = self.attach_session(connect, client, &protocol, out);
+        let link = match self.conns.get(id) {
+            Some(conn) => {
+                let peer = conn.peer;
+                self.link_access(connect, client, peer)
+            }
+            None => return,
+        };
+        if let Some(state) = self.sessions.get_mut(session) {
+            state.conn = id.index;
+            state.ends_us = u64::MAX;
+            state.state.expiry_s = protocol.session_expiry_s;
+            state.state.will = connect.will.as_ref().map(|will| Box::new(WillMessage::from(will)));
+            if let Some(will) = &mut state.state.will {
+                will.delay_s = will.delay_s.min(self.settings.mqtt.will_delay_max_s);
+            }
+        }
+        self.counters.one(Counter::client_connected);
+        let mono_us = self.now.mono_us;
+        let Some(conn) = self.conns.get(id) else { return };
+        let connack = self.settings.connack(connect, &protocol, assigned, present);
+        encode::connack(&mut conn.out, connect.version, &connack);
+        conn.wire = Wire {
+            v5: protocol.version == Version::V5,
+            aliases: !protocol.plain(),
+            send_max: protocol.send_max,
+            packet_bytes_max: protocol.packet_bytes_max,
+        };
+        out.event(Event::Connected {
+            client,
+            peer: conn.peer,
+            version: connect.version.level(),
+            resumed: present,
+        });
+        let keep_alive_us = protocol.keep_alive_ms * 1000;
+        let acks = Acks::default();
+        conn.phase =
+            Phase::Open(Box::new(Open { session, protocol, acks, link, routes: None, goodbye: false }));
+        tell(conn, out);
+        out.ready(id);
+        if keep_alive_us > 0 {
+            self.wheel.arm(mono_us + keep_alive_us, Timer::Conn(id));
+        }
+        if present {
+            self.resume_session(session, out);
+        }
+    }
+
+    fn grant(&self) -> Grant {
+        let mqtt = &self.settings.mqtt;
+        Grant {
+            receive_max: mqtt.receive_max,
+            topic_alias_max: mqtt.topic_alias_max,
+            topic_alias_out_max: mqtt.topic_alias_max,
+            inflight_max: mqtt.inflight_max,
+            session_expiry_max_s: mqtt.session_expiry_max_s,
+            session_expiry_s: mqtt.session_expiry_s,
+            server_keep_alive_s: mqtt.server_keep_alive_s,
+            keep_alive_pct: mqtt.keep_alive_multiplier_pct,
+        }
+    }
+
+    /// The session of this client id, resumed or new, with any other connection of it closed.
+    fn attach_session(
+        &mut self,
+        connect: &Connect<'_>,
+        client: &str,
+        protocol: &Connection,
+        out: &mut impl Output,
+    ) -> (SessionId, bool) {
+        if let Some(session) = self.sessions.find(client) {
+            //= MQTT-3.1.4-3
+            self.take_over(session, out);
+            // Without persistence the session has just ended with its connection.
+            if self.sessions.get(session).is_some() {
+                if !connect.clean_start {
+                    self.cancel_will(session);
+                    self.counters.one(Counter::session_resumed);
+                    return (session, true);
+                }
+                //= MQTT-3.1.2-4
+                self.counters.one(Counter::session_discarded);
+                self.end_session(session, out);
+            }
+        }
+        self.counters.one(Counter::session_created);
+        (self.sessions.insert(client, protocol.session_expiry_s), false)
+    }
+
+    /// Closes the connection that a session has, because another one came.
+    fn take_over(&mut self, session: SessionId, out: &mut impl Output) {
+        let Some(index) = self.sessions.get(session).filter(|s| s.online()).map(|s| s.conn) else { return };
+        let Some(conn) = self.conns.at(index) else { return };
+        self.counters.one(Counter::session_taken_over);
+        let id = conn.id;
+        if conn.wire.v5 {
+            let with = DisconnectProps::default();
+            encode::disconnect(&mut conn.out, Version::V5, Reason::SessionTakenOver, &with);
+        }
+        self.leave(id, "taken over by another connection", out);
+        if let Some(conn) = self.conns.get(id) {
+            close(conn, out);
+        }
+    }
+
+    /// Sends a resumed session what it is owed.
+    fn resume_session(&mut self, id: SessionId, out: &mut impl Output) {
+        #[cfg(feature = "plant")]
+        if self.planted(Plant::LostPubrel)
+            && let Some(session) = self.sessions.get_mut(id)
+        {
+            session.state.outgoing.forget_released();
+        }
+        if self.planted(Plant::QueueLostAtTakeover)
+            && let Some(session) = self.sessions.get_mut(id)
+        {
+            session.state.undelivered().for_each(drop);
+        }
+        let (mut delivering, _) = self.delivering();
+        delivering.resend(id.index, out);
+        delivering.pump(id.index, out);
+        let shared = self.sessions.get(id).map(|s| s.shared.clone()).unwrap_or_default();
+        for shared in &shared {
+            self.tell_group(Act::Online, id, shared, 0, out);
+        }
+    }
+
+    /// DISCONNECT of a client.
+    pub(crate) fn packet_disconnect(
+        &mut self,
+        id: ConnId,
+        disconnect: &Disconnect<'_>,
+        out: &mut impl Output,
+    ) -> Result<(), Misbehaved> {
+        let grant = self.grant();
+        let Some(open) = self.conns.open(id) else { return Ok(()) };
+        let session = open.session;
+        if let Some(expiry_s) = disconnect.session_expiry_s {
+            open.protocol.change_expiry(expiry_s, &grant)?;
+            let expiry_s = open.protocol.session_expiry_s;
+            if let Some(session) = self.sessions.get_mut(session) {
+                session.state.expiry_s = expiry_s;
+            }
+        }
+        //= MQTT-3.14.4-3
+        if disconnect.reason == Reason::Success
+            && !self.planted(Plant::WillAfterGoodbye)
+            && let Some(open) = self.conns.open(id)
+        {
+            open.goodbye = true;
+        }
+        self.leave(id, "DISCONNECT", out);
+        if let Some(conn) = self.conns.get(id) {
+            close(conn, out);
+        }
+        Ok(())
+    }
+
+    /// A connection broke the protocol: DISCONNECT with the reason (MQTT 5), then close.
+    pub(crate) fn misbehaved(&mut self, id: ConnId, misbehaved: Misbehaved, out: &mut impl Output) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let peer = conn.peer;
+        if conn.wire.v5 {
+            //= MQTT-4.13.1-1
+            encode::disconnect(&mut conn.out, Version::V5, misbehaved.reason, &DisconnectProps::default());
+        }
+        let client = match &conn.phase {
+            Phase::Open(open) => self.sessions.get(open.session).map(|s| s.client.clone()),
+            _ => None,
+        };
+        self.counters.one(match misbehaved.reason {
+            Reason::MalformedPacket | Reason::PacketTooLarge => Counter::packets_malformed,
+            Reason::KeepAliveTimeout => Counter::keep_alive_timeout,
+            _ => Counter::protocol_errors,
+        });
+        out.event(Event::Refused {
+            client: client.as_deref().unwrap_or(""),
+            peer,
+            reason: misbehaved.reason,
+            why: Cow::Borrowed(misbehaved.why),
+        });
+        self.leave(id, misbehaved.why, out);
+        if let Some(conn) = self.conns.get(id) {
+            close(conn, out);
+        }
+    }
+
+    /// The transport is gone.
+    pub(crate) fn closed(&mut self, id: ConnId, cause: Cause, out: &mut impl Output) {
+        let why = match cause {
+            Cause::Eof => "the client closed the connection",
+            Cause::Error => "the connection broke",
+            Cause::Ours => "closed by this node",
+        };
+        self.leave(id, why, out);
+        self.link_closed(id, out);
+        self.conns.remove(id);
+    }
+
+    /// Separates a connection from its session; the session goes on, waits or ends.
+    pub(crate) fn leave(&mut self, id: ConnId, why: &str, out: &mut impl Output) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if !matches!(conn.phase, Phase::Open(_)) {
+            return;
+        }
+        let Phase::Open(open) = core::mem::replace(&mut conn.phase, Phase::Closing) else { return };
+        self.counters.one(Counter::client_disconnected);
+        if let Some(link) = open.routes {
+            self.route_connection_gone(link, id);
+        }
+        let now_us = self.now.mono_us;
+        let Some(session) = self.sessions.get_mut(open.session) else { return };
+        session.conn = OFFLINE;
+        session.blocked = false;
+        out.event(Event::Disconnected { client: &session.client, why });
+        if open.goodbye {
+            session.state.will = None;
+        }
+        let delay_us = session.state.will_delay_us();
+        if session.state.will.is_some() {
+            session.will_due_us = (now_us + delay_us).max(1);
+        }
+        let expiry_s = session.state.expiry_s;
+        session.ends_us = match expiry_s {
+            u32::MAX => u64::MAX,
+            s => now_us + u64::from(s) * 1_000_000,
+        };
+        let (ends_us, will) = (session.ends_us, session.state.will.is_some());
+        let shared = session.shared.clone();
+        for shared in &shared {
+            self.tell_group(Act::Offline, open.session, shared, 0, out);
+        }
+        if expiry_s == 0 {
+            //= MQTT-3.1.2-23
+            return self.end_session(open.session, out);
+        }
+        if will && delay_us == 0 {
+            self.publish_will(open.session, out);
+        } else if will {
+            self.wheel.arm(now_us + delay_us, Timer::Session(open.session));
+        }
+        if ends_us != u64::MAX {
+            self.wheel.arm(ends_us, Timer::Session(open.session));
+        }
+    }
+
+    /// Ends a session: its will, its subscriptions, what it had queued.
+    pub(crate) fn end_session(&mut self, id: SessionId, out: &mut impl Output) {
+        self.publish_will(id, out);
+        self.unsubscribe_all(id, out);
+        let Some(mut session) = self.sessions.remove(id) else { return };
+        let mut lost = 0;
+        for delivery in session.state.undelivered() {
+            lost += 1;
+            self.pool.release(delivery.message);
+        }
+        self.counters.add(Counter::shed_session_ended, lost);
+    }
+
+    fn cancel_will(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.will_due_us = 0;
+        if session.state.will.take().is_some() {
+            //= MQTT-3.1.3-9
+            self.counters.one(Counter::wills_cancelled);
+        }
+    }
+
+    /// Publishes the will that is due, if the session has one and no connection.
+    fn publish_will(&mut self, id: SessionId, out: &mut impl Output) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.will_due_us == 0 || session.online() {
+            return;
+        }
+        session.will_due_us = 0;
+        let Some(will) = session.state.will.take() else { return };
+        let publisher = session.client_hash;
+        self.counters.one(Counter::wills_published);
+        let message = Message {
+            id: self.next_id(will.qos != Qos::AtMostOnce || will.retain),
+            stamp: 0,
+            expiry_ms: will.expiry_s.map_or(u64::MAX, |s| u64::from(s) * 1000),
+            publisher,
+            qos: will.qos,
+            retain: will.retain,
+            from_link: false,
+            topic: &will.topic,
+            properties: &will.properties,
+            payload: &will.payload,
+        };
+        self.route(&message, &mut Wait::nobody(), None, out);
+    }
+
+    /// A deadline of a session has come: its will, its end, or a later one of them.
+    pub(crate) fn session_timer(&mut self, id: SessionId, out: &mut impl Output) {
+        let now_us = self.now.mono_us;
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.online() {
+            return;
+        }
+        let (ends_us, will_due_us) = (session.ends_us, session.will_due_us);
+        if will_due_us != 0 && will_due_us <= now_us {
+            self.publish_will(id, out);
+        }
+        if ends_us <= now_us {
+            self.counters.one(Counter::session_expired);
+            self.end_session(id, out);
+        }
+    }
+
+    /// A deadline of a connection has come: no CONNECT, or silence.
+    pub(crate) fn conn_timer(&mut self, id: ConnId, out: &mut impl Output) {
+        let now_us = self.now.mono_us;
+        let Some(conn) = self.conns.get(id) else { return };
+        match &conn.phase {
+            Phase::Opening => {
+                self.counters.one(Counter::connect_timeout);
+                close(conn, out);
+            }
+            Phase::Open(open) => {
+                let due_us = conn.heard_us + open.protocol.keep_alive_ms * 1000;
+                // Input that we did not read because of a full mailbox is not silence.
+                if due_us <= now_us && conn.paused == 0 {
+                    let reason = Reason::KeepAliveTimeout;
+                    return self.misbehaved(id, Misbehaved { reason, why: "keep alive timeout" }, out);
+                }
+                let again_us = due_us.max(now_us + 1_000_000);
+                self.wheel.arm(again_us, Timer::Conn(id));
+            }
+            _ => {}
+        }
+    }
+
+    /// This node stops: no CONNECT is accepted any more, and every client is told.
+    pub(crate) fn drain(&mut self, out: &mut impl Output) {
+        self.draining = true;
+        let ids: Vec<ConnId> = self.conns.ids().collect();
+        for id in ids {
+            let Some(conn) = self.conns.get(id) else { continue };
+            if conn.wire.v5 && matches!(conn.phase, Phase::Open(_)) {
+                let with = DisconnectProps::default();
+                encode::disconnect(&mut conn.out, Version::V5, Reason::ServerShuttingDown, &with);
+            }
+            self.link_goodbye(id);
+            self.leave(id, "this node is stopping", out);
+            if let Some(conn) = self.conns.get(id) {
+                close(conn, out);
+            }
+        }
+    }
+
+    /// May this connection speak for a remote?
+    fn link_access(&self, connect: &Connect<'_>, client: &str, peer: core::net::SocketAddr) -> LinkAccess {
+        self.links.access(connect.username, client, peer.ip().is_loopback())
+    }
+}
+
+/// Closes after the output is flushed. The entry stays until the shell reports the end.
+pub(crate) fn close(conn: &mut Conn, out: &mut impl Output) {
+    conn.phase = Phase::Closing;
+    conn.unread = Vec::new();
+    out.close(conn.id);
+}
+
+impl crate::Settings {
+    /// CONNACK: only what differs from what its absence says.
+    fn connack<'a>(
+        &self,
+        connect: &Connect<'_>,
+        protocol: &Connection,
+        assigned: Option<&'a str>,
+        present: bool,
+    ) -> Connack<'a> {
+        let mqtt = &self.mqtt;
+        let mut properties = ConnackProperties::default();
+        if connect.version == Version::V5 {
+            let asked = connect.properties.session_expiry_s.unwrap_or(0);
+            properties = ConnackProperties {
+                session_expiry_s: (asked != protocol.session_expiry_s).then_some(protocol.session_expiry_s),
+                receive_maximum: (mqtt.receive_max != u16::MAX).then_some(mqtt.receive_max),
+                maximum_qos: Qos::from_bits(mqtt.qos_max).filter(|qos| *qos != Qos::ExactlyOnce),
+                retain_available: (!mqtt.retain_available).then_some(false),
+                maximum_packet_bytes: Some(mqtt.max_packet_bytes),
+                //= MQTT-3.2.2-16
+                assigned_client_id: assigned,
+                topic_alias_maximum: (mqtt.topic_alias_max > 0).then_some(mqtt.topic_alias_max),
+                wildcard_available: (!mqtt.wildcard_subscription).then_some(false),
+                shared_available: (!mqtt.shared_subscription).then_some(false),
+                server_keep_alive_s: (mqtt.server_keep_alive_s > 0).then_some(mqtt.server_keep_alive_s),
+                ..ConnackProperties::default()
+            };
+        }
+        //= MQTT-3.2.2-2
+        //= MQTT-3.2.2-3
+        Connack { session_present: present, reason: Reason::Success, properties }
+    }
+}

@@ -1,0 +1,285 @@
+//! Bytes of a connection to packets, and packets to the concept that owns them. Only dispatches.
+//! Lives on every shard: before CONNECT on the accepting shard, after it on the home shard.
+
+use alloc::vec::Vec;
+
+use mqtt::{
+    codec::{self, Ack, Packet, encode},
+    connection::Misbehaved,
+    types::{Malformed, PacketId, Reason, Version},
+    window::Pubrec,
+};
+
+use crate::{
+    Shard,
+    conn::{Phase, pause},
+    counters::Counter,
+    deliver::tell,
+    event::Event,
+    lifecycle::close,
+    session::SessionId,
+    surface::{ConnId, Output},
+};
+
+/// What to do with the rest of the input after a packet.
+enum Go {
+    On,
+    /// The connection moved, closed or paused: what is left stays unread, or is gone.
+    Stop,
+}
+
+impl Shard {
+    /// Bytes of a connection arrived.
+    pub(crate) fn received(&mut self, id: ConnId, bytes: &[u8], out: &mut impl Output) {
+        self.counters.add(Counter::bytes_received, bytes.len() as u64);
+        let now_us = self.now.mono_us;
+        let Some(conn) = self.conns.get(id) else { return };
+        conn.heard_us = now_us;
+        match conn.phase {
+            Phase::Closing => return,
+            Phase::Outlet(link) | Phase::Requester(link) => return self.link_received(id, link, bytes, out),
+            Phase::Opening | Phase::Open(_) => {}
+        }
+        if conn.paused != 0 {
+            // Bytes that were on their way when reading stopped: bounded by the ring's buffers.
+            return conn.unread.extend_from_slice(bytes);
+        }
+        if conn.unread.is_empty() {
+            let used = self.consume(id, bytes, out);
+            if let Some(conn) = self.conns.get(id)
+                && matches!(conn.phase, Phase::Opening | Phase::Open(_))
+            {
+                conn.unread.extend_from_slice(&bytes[used..]);
+            }
+            return;
+        }
+        let mut joined = core::mem::take(&mut conn.unread);
+        joined.extend_from_slice(bytes);
+        self.consume_joined(id, joined, out);
+    }
+
+    /// Goes on with the input of a connection that was paused.
+    pub(crate) fn consume_unread(&mut self, id: ConnId, out: &mut impl Output) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.paused == 0 && !conn.unread.is_empty() {
+            let joined = core::mem::take(&mut conn.unread);
+            self.consume_joined(id, joined, out);
+        }
+    }
+
+    fn consume_joined(&mut self, id: ConnId, mut joined: Vec<u8>, out: &mut impl Output) {
+        let used = self.consume(id, &joined, out);
+        let Some(conn) = self.conns.get(id) else { return };
+        if !matches!(conn.phase, Phase::Opening | Phase::Open(_)) {
+            return;
+        }
+        joined.drain(..used);
+        // An idle connection owns no buffer.
+        if !joined.is_empty() {
+            conn.unread = joined;
+        }
+    }
+
+    /// Handles complete packets at the front of `bytes`; returns how many bytes they took.
+    fn consume(&mut self, id: ConnId, bytes: &[u8], out: &mut impl Output) -> usize {
+        let mut used = 0;
+        loop {
+            let rest = &bytes[used..];
+            let Some(conn) = self.conns.get(id) else { return bytes.len() };
+            let (version, session) = match &conn.phase {
+                Phase::Open(open) => (open.protocol.version, open.session),
+                Phase::Opening => return used + self.consume_connect(id, rest, out),
+                _ => return bytes.len(),
+            };
+            if conn.paused != 0 {
+                return used;
+            }
+            let raw = match codec::split(rest, self.settings.mqtt.max_packet_bytes as usize) {
+                Ok(Some(raw)) => raw,
+                Ok(None) => return used,
+                Err(malformed) => {
+                    self.malformed(id, malformed, out);
+                    return bytes.len();
+                }
+            };
+            used += raw.total;
+            self.counters.one(Counter::packets_received);
+            let go = match codec::decode(version, raw) {
+                Ok(packet) => self.packet(id, session, &packet, out),
+                Err(malformed) => {
+                    self.malformed(id, malformed, out);
+                    Go::Stop
+                }
+            };
+            if let Go::Stop = go {
+                return bytes.len();
+            }
+        }
+    }
+
+    /// Input of a connection that has not sent a complete CONNECT. Returns the bytes that were consumed.
+    fn consume_connect(&mut self, id: ConnId, bytes: &[u8], out: &mut impl Output) -> usize {
+        //= MQTT-3.1.0-1
+        if bytes.first().is_some_and(|first| first >> 4 != 1) {
+            self.refuse_bytes(id, Malformed::PacketType(bytes[0] >> 4), out);
+            return bytes.len();
+        }
+        let raw = match codec::split(bytes, self.settings.mqtt.connect_bytes_max as usize) {
+            Ok(Some(raw)) => raw,
+            Ok(None) => return 0,
+            Err(malformed) => {
+                self.refuse_bytes(id, malformed, out);
+                return bytes.len();
+            }
+        };
+        let total = raw.total;
+        match codec::decode(Version::V5, raw) {
+            Ok(Packet::Connect(connect)) => self.packet_connect(id, &connect, bytes, out),
+            Ok(_) => self.refuse_bytes(id, Malformed::PacketType(1), out),
+            Err(malformed) => self.refuse_bytes(id, malformed, out),
+        }
+        let Some(conn) = self.conns.get(id) else { return bytes.len() };
+        match conn.phase {
+            Phase::Open(_) => total + self.consume(id, &bytes[total..], out),
+            _ => bytes.len(),
+        }
+    }
+
+    /// Bytes that are no CONNECT: close, with a CONNACK where one can be understood.
+    fn refuse_bytes(&mut self, id: ConnId, malformed: Malformed, out: &mut impl Output) {
+        self.counters.one(Counter::packets_malformed);
+        let Some(conn) = self.conns.get(id) else { return };
+        let why = alloc::format!("before CONNECT: {malformed}");
+        out.event(Event::Refused { client: "", peer: conn.peer, reason: malformed.reason(), why: why.into() });
+        if let Malformed::UnsupportedVersion(level) = malformed {
+            //= MQTT-3.1.2-2
+            // Version 1 of the return codes is what every client can read.
+            let version = if level > 5 { Version::V5 } else { Version::V311 };
+            let properties = codec::ConnackProperties::default();
+            let connack = codec::Connack { session_present: false, reason: malformed.reason(), properties };
+            encode::connack(&mut conn.out, version, &connack);
+        }
+        close(conn, out);
+    }
+
+    fn malformed(&mut self, id: ConnId, malformed: Malformed, out: &mut impl Output) {
+        if let Some(conn) = self.conns.get(id) {
+            let why = alloc::format!("{malformed}");
+            out.event(Event::Refused { client: "", peer: conn.peer, reason: malformed.reason(), why: why.into() });
+        }
+        let misbehaved = Misbehaved { reason: malformed.reason(), why: "malformed bytes" };
+        self.misbehaved(id, misbehaved, out);
+    }
+
+    /// One packet of an open connection.
+    #[inline]
+    fn packet(&mut self, id: ConnId, session: SessionId, packet: &Packet<'_>, out: &mut impl Output) -> Go {
+        let result = match packet {
+            Packet::Publish(publish) => self.packet_publish(id, session, publish, out),
+            Packet::Puback(ack) => {
+                self.packet_puback(session, ack, out);
+                Ok(())
+            }
+            other => self.packet_rare(id, session, other, out),
+        };
+        if let Err(misbehaved) = result {
+            self.misbehaved(id, misbehaved, out);
+            return Go::Stop;
+        }
+        match self.conns.get(id) {
+            Some(conn) if matches!(conn.phase, Phase::Open(_)) => Go::On,
+            _ => Go::Stop,
+        }
+    }
+
+    fn packet_rare(
+        &mut self,
+        id: ConnId,
+        session: SessionId,
+        packet: &Packet<'_>,
+        out: &mut impl Output,
+    ) -> Result<(), Misbehaved> {
+        let Some(open) = self.conns.open(id) else { return Ok(()) };
+        open.protocol.check(packet)?;
+        let version = open.protocol.version;
+        match packet {
+            Packet::Pubrec(ack) => self.packet_pubrec(id, version, session, ack, out),
+            Packet::Pubrel(ack) => self.packet_pubrel(id, version, session, ack.packet_id, out),
+            Packet::Pubcomp(ack) => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.state.outgoing.pubcomp(ack.packet_id);
+                }
+                self.pump(session.index, out);
+            }
+            Packet::Subscribe(subscribe) => return self.packet_subscribe(id, session, subscribe, out),
+            Packet::Unsubscribe(unsubscribe) => self.packet_unsubscribe(id, session, unsubscribe, out),
+            Packet::Pingreq => self.answer(id, out, |bytes| encode::pingresp(bytes)),
+            Packet::Disconnect(disconnect) => return self.packet_disconnect(id, disconnect, out),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn packet_puback(&mut self, id: SessionId, ack: &Ack<'_>, out: &mut impl Output) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if let Some(delivery) = session.state.outgoing.puback(ack.packet_id) {
+            self.pool.release(delivery.message);
+        }
+        if session.state.queued() > 0 {
+            self.pump(id.index, out);
+        }
+    }
+
+    fn packet_pubrec(
+        &mut self,
+        id: ConnId,
+        version: Version,
+        session: SessionId,
+        ack: &Ack<'_>,
+        out: &mut impl Output,
+    ) {
+        let Some(state) = self.sessions.get_mut(session) else { return };
+        let reason = match state.state.outgoing.pubrec(ack.packet_id, ack.reason.is_failure()) {
+            Pubrec::Release(delivery) => {
+                self.pool.release(delivery.message);
+                Reason::Success
+            }
+            Pubrec::Again => Reason::Success,
+            //= MQTT-4.3.3-4
+            Pubrec::Refused(delivery) => {
+                self.pool.release(delivery.message);
+                return self.pump(session.index, out);
+            }
+            Pubrec::Unknown => Reason::PacketIdNotFound,
+        };
+        let packet = ack.packet_id;
+        self.answer(id, out, |bytes| encode::ack(bytes, version, encode::AckKind::Pubrel, packet, reason));
+    }
+
+    fn packet_pubrel(
+        &mut self,
+        id: ConnId,
+        version: Version,
+        session: SessionId,
+        packet: PacketId,
+        out: &mut impl Output,
+    ) {
+        let known = self.sessions.get_mut(session).is_some_and(|s| s.state.incoming.release(packet));
+        let reason = if known { Reason::Success } else { Reason::PacketIdNotFound };
+        //= MQTT-4.3.3-11
+        self.answer(id, out, |bytes| encode::ack(bytes, version, encode::AckKind::Pubcomp, packet, reason));
+    }
+
+    /// Writes an answer that waits for nothing. A client that asks and does not read is not read either.
+    fn answer(&mut self, id: ConnId, out: &mut impl Output, write: impl FnOnce(&mut Vec<u8>)) {
+        let output_bytes_max = self.settings.limits.output_bytes_max as usize;
+        let Some(conn) = self.conns.get(id) else { return };
+        write(&mut conn.out);
+        let full = conn.out.len() > output_bytes_max;
+        tell(conn, out);
+        if full {
+            self.pause(id, pause::OUTPUT, out);
+            self.drowned.push(id);
+        }
+    }
+}

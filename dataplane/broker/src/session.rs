@@ -1,0 +1,181 @@
+//! The sessions that are at home on this shard, by client id, and what ends them: expiry, Clean Start,
+//! take-over. Invariant: one session per client id, and at most one connection per session.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use mqtt::{session::Queueable, types::Qos};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::{
+    frame::Kept,
+    replay::Replay,
+    subscriptions::{Filters, Options},
+};
+
+/// Protocol state of a session on this shard.
+pub(crate) type State = mqtt::session::Session<Delivery>;
+
+/// One message on its way to one session.
+#[derive(Clone)]
+pub(crate) struct Delivery {
+    pub(crate) message: Kept,
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    /// Subscription identifiers that the PUBLISH carries.
+    pub(crate) ids: SmallVec<[u32; 2]>,
+}
+
+impl Queueable for Delivery {
+    fn bytes(&self) -> usize {
+        self.message.bytes()
+    }
+    fn qos(&self) -> Qos {
+        self.qos
+    }
+    fn expires_us(&self) -> u64 {
+        self.message.expires_us
+    }
+}
+
+/// Identity of a session on its home shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct SessionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// One session.
+pub(crate) struct Session {
+    pub(crate) client: Box<str>,
+    /// Stable hash of the client id: the publisher of its messages.
+    pub(crate) client_hash: u64,
+    pub(crate) generation: u32,
+    /// Index of its connection; [`OFFLINE`] without one.
+    pub(crate) conn: u32,
+    pub(crate) state: State,
+    pub(crate) filters: Filters,
+    pub(crate) shared: Vec<SharedSubscription>,
+    pub(crate) replays: Vec<Replay>,
+    /// Offline: monotonic time at which the session ends; `u64::MAX`: never.
+    pub(crate) ends_us: u64,
+    /// Offline: monotonic time at which the will is due; 0: none.
+    pub(crate) will_due_us: u64,
+    /// Queued messages wait only because the output was full: look again when it drains.
+    pub(crate) blocked: bool,
+}
+
+/// A subscription whose group is kept by the group's owner shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SharedSubscription {
+    pub(crate) group: Box<str>,
+    pub(crate) filter: Box<str>,
+    pub(crate) options: Options,
+    pub(crate) id: u32,
+}
+
+/// No connection.
+pub(crate) const OFFLINE: u32 = u32::MAX;
+
+impl Session {
+    /// Connected now?
+    #[inline]
+    pub(crate) fn online(&self) -> bool {
+        self.conn != OFFLINE
+    }
+
+    /// Number of subscriptions of both sorts.
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.filters.len() + self.shared.len()
+    }
+}
+
+/// All sessions of the shard.
+pub(crate) struct Sessions {
+    slab: Slab<Session>,
+    by_client: HashTable<u32>,
+    hasher: RandomState,
+    next_generation: u32,
+}
+
+impl Sessions {
+    pub(crate) fn new(seed: u64) -> Sessions {
+        Sessions {
+            slab: Slab::new(),
+            by_client: HashTable::new(),
+            hasher: RandomState::with_seeds(seed, 8, 9, 10),
+            next_generation: 1,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn find(&self, client: &str) -> Option<SessionId> {
+        let slab = &self.slab;
+        let found = self.by_client.find(self.hasher.hash_one(client), |&at| *slab[at as usize].client == *client);
+        found.map(|&index| SessionId { index, generation: slab[index as usize].generation })
+    }
+
+    pub(crate) fn insert(&mut self, client: &str, expiry_s: u32) -> SessionId {
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+        let index = self.slab.insert(Session {
+            client: client.into(),
+            client_hash: contract::hash::stable(client.as_bytes()),
+            generation,
+            conn: OFFLINE,
+            state: State::new(expiry_s),
+            filters: Filters::with_hasher(self.hasher.clone()),
+            shared: Vec::new(),
+            replays: Vec::new(),
+            ends_us: u64::MAX,
+            will_due_us: 0,
+            blocked: false,
+        }) as u32;
+        let (slab, hasher) = (&self.slab, &self.hasher);
+        self.by_client.insert_unique(hasher.hash_one(client), index, |&at| {
+            hasher.hash_one(&*slab[at as usize].client)
+        });
+        SessionId { index, generation }
+    }
+
+    pub(crate) fn remove(&mut self, id: SessionId) -> Option<Session> {
+        self.get(id)?;
+        let session = self.slab.remove(id.index as usize);
+        let hash = self.hasher.hash_one(&*session.client);
+        if let Ok(entry) = self.by_client.find_entry(hash, |&at| at == id.index) {
+            entry.remove();
+        }
+        Some(session)
+    }
+
+    /// The session, unless its place has another tenant by now.
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.slab.get(id.index as usize).filter(|s| s.generation == id.generation)
+    }
+
+    /// The session, unless its place has another tenant by now.
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.slab.get_mut(id.index as usize).filter(|s| s.generation == id.generation)
+    }
+
+    /// The session at an index that a subscription names: subscriptions end before their session does.
+    #[inline]
+    pub(crate) fn at(&mut self, index: u32) -> Option<&mut Session> {
+        self.slab.get_mut(index as usize)
+    }
+
+    /// The identity of the session at an index.
+    pub(crate) fn id_at(&self, index: u32) -> Option<SessionId> {
+        self.slab.get(index as usize).map(|s| SessionId { index, generation: s.generation })
+    }
+
+    /// Every session, for status pages and exports.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slab.iter().map(|(_, session)| session)
+    }
+}

@@ -1,0 +1,431 @@
+//! SUBSCRIBE and UNSUBSCRIBE, and the barrier: SUBACK leaves when every shard of the node has the new
+//! interest, so whatever is published after SUBACK reaches the subscriber. Lives on the session's home shard.
+
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+
+use contract::hash;
+use mqtt::{
+    codec::{
+        Subscribe, SubscribeEntry, Unsubscribe,
+        encode,
+    },
+    connection::Misbehaved,
+    topic::SubscribeFilter,
+    types::{PacketId, Qos, Reason, RetainHandling, Version},
+};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::{
+    Shard,
+    conn::LinkAccess,
+    counters::Counter,
+    deliver::tell,
+    frame::{self, Kind, put_text},
+    groups::{Act, Member},
+    interest::Dest,
+    obligation::{Outcome, Waiter},
+    plant::Plant,
+    publish::LINK_PREFIX,
+    session::{SessionId, SharedSubscription},
+    subscriptions::{Change, Options, Subscription},
+    surface::{ConnId, Output},
+};
+
+/// What this shard has announced, and what the others have confirmed.
+pub(crate) struct Barrier {
+    /// Number of the last announcement.
+    pub(crate) issued: u64,
+    acked: Vec<u64>,
+    /// Highest announcement taken from each shard, and whether it was confirmed in this turn.
+    pub(crate) taken: Vec<(u64, bool)>,
+    /// In order of `until`.
+    waiting: VecDeque<(u64, Behind)>,
+    subscribes: Slab<Waiting>,
+}
+
+/// What waits behind the barrier.
+#[derive(Clone, Copy)]
+pub(crate) enum Behind {
+    /// A SUBSCRIBE of this shard.
+    Subscribe(u32),
+    /// The report to another shard's (or our own) obligation.
+    Report { shard: u16, token: u64 },
+}
+
+struct Waiting {
+    conn: ConnId,
+    session: SessionId,
+    packet: PacketId,
+    reasons: SmallVec<[Reason; 8]>,
+    replays: Vec<NewReplay>,
+    /// Barrier and group owners that have not answered.
+    missing: u32,
+}
+
+struct NewReplay {
+    filter: Box<str>,
+    options: Options,
+    id: u32,
+}
+
+impl Barrier {
+    pub(crate) fn new(me: u16, shards: u16) -> Barrier {
+        let mut acked = alloc::vec![0; usize::from(shards)];
+        acked[usize::from(me)] = u64::MAX;
+        Barrier {
+            issued: 0,
+            acked,
+            taken: alloc::vec![(0, false); usize::from(shards)],
+            waiting: VecDeque::new(),
+            subscribes: Slab::new(),
+        }
+    }
+
+    /// Everything up to this announcement is live on every shard.
+    fn live(&self) -> u64 {
+        self.acked.iter().copied().min().unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn acked(&mut self, from: u16, until: u64) {
+        if let Some(acked) = self.acked.get_mut(usize::from(from)) {
+            *acked = (*acked).max(until);
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len() + self.subscribes.len()
+    }
+}
+
+impl Shard {
+    /// Announces to every other shard that a destination of this one begins or ends to want a filter.
+    pub(crate) fn announce(&mut self, filter: &str, dest: Dest, add: bool) {
+        self.barrier.issued += 1;
+        let (me, issued) = (self.settings.shard.0, self.barrier.issued);
+        for to in (0..self.settings.shards).filter(|to| *to != me) {
+            let bytes = self.hops.answer(to);
+            let start = frame::begin(bytes, Kind::Interest, 0);
+            bytes.extend_from_slice(&issued.to_le_bytes());
+            bytes.push(u8::from(add));
+            bytes.extend_from_slice(&dest.encode().to_le_bytes());
+            put_text(bytes, filter);
+            frame::finish(bytes, start);
+        }
+        self.links_interest(dest, filter, add);
+    }
+
+    /// Another shard announced interest.
+    pub(crate) fn interest_frame(&mut self, from: u16, seq: u64, add: bool, dest: Dest, filter: &str) {
+        if let Dest::Link(link) = dest {
+            self.link_wants(link, filter, add);
+        }
+        if add {
+            self.interest.add(filter, dest);
+        } else if !self.interest.remove(filter, dest) {
+            self.counters.one(Counter::frames_bad);
+        }
+        self.barrier.taken[usize::from(from)] = (seq, true);
+        self.links_interest(dest, filter, add);
+    }
+
+    /// Confirms, once per turn and shard, the interest that was taken.
+    pub(crate) fn confirm_interest(&mut self) {
+        for from in 0..self.settings.shards {
+            let (seq, fresh) = &mut self.barrier.taken[usize::from(from)];
+            if core::mem::take(fresh) {
+                let seq = *seq;
+                let overtakes = self.planted(Plant::InterestAckOvertakes);
+                let bytes = if overtakes { self.hops.answer(from) } else { self.hops.answer_after(from) };
+                let start = frame::begin(bytes, Kind::InterestAck, 0);
+                bytes.extend_from_slice(&seq.to_le_bytes());
+                frame::finish(bytes, start);
+            }
+        }
+    }
+
+    /// Runs `behind` when everything announced so far is live: at once, if it is.
+    pub(crate) fn after_barrier(&mut self, behind: Behind, out: &mut impl Output) {
+        let until = self.barrier.issued;
+        if until <= self.barrier.live() || self.planted(Plant::SubackBeforeBarrier) {
+            return self.passed(behind, out);
+        }
+        self.counters.one(Counter::subacks_waited);
+        self.barrier.waiting.push_back((until, behind));
+    }
+
+    /// Lets everything pass whose interest is live by now.
+    pub(crate) fn release_barrier(&mut self, out: &mut impl Output) {
+        let live = self.barrier.live();
+        while self.barrier.waiting.front().is_some_and(|(until, _)| *until <= live) {
+            if let Some((_, behind)) = self.barrier.waiting.pop_front() {
+                self.passed(behind, out);
+            }
+        }
+    }
+
+    fn passed(&mut self, behind: Behind, out: &mut impl Output) {
+        match behind {
+            Behind::Subscribe(key) => self.subscribe_settled(key, out),
+            Behind::Report { shard, token } => self.send_done(shard, token, Outcome::MET, out),
+        }
+    }
+
+    /// A SUBSCRIBE of an open connection.
+    pub(crate) fn packet_subscribe(
+        &mut self,
+        id: ConnId,
+        session: SessionId,
+        subscribe: &Subscribe<'_>,
+        out: &mut impl Output,
+    ) -> Result<(), Misbehaved> {
+        let Some(open) = self.conns.open(id) else { return Ok(()) };
+        let (v5, link) = (open.protocol.version == Version::V5, open.link);
+        let key = self.barrier.subscribes.insert(Waiting {
+            conn: id,
+            session,
+            packet: subscribe.packet_id,
+            reasons: SmallVec::new(),
+            replays: Vec::new(),
+            missing: 1,
+        }) as u32;
+        let subscription_id = subscribe.subscription_id.unwrap_or(0);
+        for entry in subscribe.entries.clone() {
+            let reason = match self.subscribe_one(session, &entry, (subscription_id, v5, link), key, out) {
+                Ok(reason) => reason,
+                Err(misbehaved) => {
+                    self.barrier.subscribes.remove(key as usize);
+                    return Err(misbehaved);
+                }
+            };
+            if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
+                //= MQTT-3.8.4-6
+                waiting.reasons.push(reason);
+            }
+        }
+        self.after_barrier(Behind::Subscribe(key), out);
+        Ok(())
+    }
+
+    fn subscribe_one(
+        &mut self,
+        id: SessionId,
+        entry: &SubscribeEntry<'_>,
+        (subscription_id, v5, link): (u32, bool, LinkAccess),
+        key: u32,
+        out: &mut impl Output,
+    ) -> Result<Reason, Misbehaved> {
+        let levels_max = usize::from(self.settings.mqtt.topic_levels_max);
+        let Ok(parsed) = SubscribeFilter::parse(entry.filter, levels_max) else {
+            return Ok(Reason::TopicFilterInvalid);
+        };
+        let filter = parsed.filter.as_str();
+        if let Some(refused) = self.subscribe_refused(&parsed, link) {
+            return Ok(refused);
+        }
+        let mqtt = &self.settings.mqtt;
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(Reason::UnspecifiedError) };
+        if session.subscription_count() >= mqtt.subscriptions_max as usize {
+            return Ok(Reason::QuotaExceeded);
+        }
+        let qos = entry.qos.min(Qos::from_bits(mqtt.qos_max).unwrap_or(Qos::ExactlyOnce));
+        // 3.x has no options: No Local off, RETAIN cleared on live messages.
+        let options = Options::new(qos, v5 && entry.no_local, v5 && entry.retain_as_published);
+        let granted = match qos {
+            Qos::AtMostOnce => Reason::Success,
+            Qos::AtLeastOnce => Reason::GrantedQos1,
+            Qos::ExactlyOnce => Reason::GrantedQos2,
+        };
+        if let Some(group) = parsed.group {
+            if entry.no_local && v5 {
+                //= MQTT-3.8.3-4
+                let why = "No Local on a shared subscription";
+                return Err(Misbehaved { reason: Reason::ProtocolError, why });
+            }
+            let shared =
+                SharedSubscription { group: group.into(), filter: filter.into(), options, id: subscription_id };
+            self.join(id, shared, key, out);
+            return Ok(granted);
+        }
+        let subscription = Subscription { session: id.index, id: subscription_id, options };
+        let (at, change, existed) = self.subscriptions.insert(filter, subscription);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.filters.insert(at);
+        }
+        if change == Change::First {
+            self.announce(filter, Dest::Shard(self.settings.shard.0), true);
+        }
+        let replay = match entry.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+        if replay && let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
+            waiting.replays.push(NewReplay { filter: filter.into(), options, id: subscription_id });
+        }
+        Ok(granted)
+    }
+
+    fn subscribe_refused(&mut self, parsed: &SubscribeFilter<'_>, link: LinkAccess) -> Option<Reason> {
+        let mqtt = &self.settings.mqtt;
+        if parsed.group.is_some() && !mqtt.shared_subscription {
+            return Some(Reason::SharedSubscriptionsNotSupported);
+        }
+        if parsed.filter.has_wildcard() && !mqtt.wildcard_subscription {
+            return Some(Reason::WildcardSubscriptionsNotSupported);
+        }
+        if parsed.filter.as_str().starts_with(LINK_PREFIX) && !self.may_subscribe_link(parsed, link) {
+            self.counters.one(Counter::link_clients_refused);
+            return Some(Reason::NotAuthorized);
+        }
+        None
+    }
+
+    /// Joins a shared group at its owner shard; the waiting SUBSCRIBE gets one more thing to wait for.
+    fn join(&mut self, id: SessionId, shared: SharedSubscription, key: u32, out: &mut impl Output) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let same = |s: &SharedSubscription| s.group == shared.group && s.filter == shared.filter;
+        match session.shared.iter_mut().find(|s| same(s)) {
+            Some(existing) => *existing = shared.clone(),
+            None => session.shared.push(shared.clone()),
+        }
+        if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
+            waiting.missing += 1;
+        }
+        let deadline_us = self.obligation_deadline_us();
+        let token = self.obligations.open(Waiter::Subscribe { key }, deadline_us);
+        self.tell_group(Act::Join, id, &shared, token, out);
+    }
+
+    /// Tells the owner shard of a group about one of its members here.
+    pub(crate) fn tell_group(
+        &mut self,
+        act: Act,
+        id: SessionId,
+        shared: &SharedSubscription,
+        token: u64,
+        out: &mut impl Output,
+    ) {
+        let me = self.settings.shard.0;
+        let partition = hash::partition_of_group(&shared.group, &shared.filter);
+        let owner = hash::owner_shard(partition, self.settings.shards).0;
+        let online = self.sessions.get(id).is_some_and(|s| s.online());
+        if owner == me {
+            let member = Member { home: me, session: id, options: shared.options, id: shared.id, online };
+            if self.group_member(act, &shared.group, &shared.filter, member) {
+                self.after_barrier(Behind::Report { shard: me, token }, out);
+            }
+            return;
+        }
+        let bytes = self.hops.answer(owner);
+        let start = frame::begin(bytes, Kind::GroupMember, 0);
+        bytes.push(act as u8);
+        bytes.push(shared.options.bits());
+        bytes.push(u8::from(online));
+        bytes.extend_from_slice(&shared.id.to_le_bytes());
+        bytes.extend_from_slice(&id.index.to_le_bytes());
+        bytes.extend_from_slice(&id.generation.to_le_bytes());
+        bytes.extend_from_slice(&token.to_le_bytes());
+        put_text(bytes, &shared.group);
+        put_text(bytes, &shared.filter);
+        frame::finish(bytes, start);
+    }
+
+    /// One of the things that a SUBSCRIBE waits for has happened; with the last one, SUBACK leaves.
+    pub(crate) fn subscribe_settled(&mut self, key: u32, out: &mut impl Output) {
+        let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) else { return };
+        waiting.missing -= 1;
+        if waiting.missing > 0 {
+            return;
+        }
+        let waiting = self.barrier.subscribes.remove(key as usize);
+        if let Some(conn) = self.conns.get(waiting.conn)
+            && let crate::conn::Phase::Open(open) = &conn.phase
+        {
+            let version = open.protocol.version;
+            //= MQTT-3.8.4-1
+            encode::suback(&mut conn.out, version, waiting.packet, waiting.reasons.iter().copied());
+            tell(conn, out);
+        }
+        for replay in &waiting.replays {
+            // Unsubscribed in the meantime: nothing to replay.
+            let wanted = self.subscriptions.entry(&replay.filter);
+            let still = wanted.and_then(|at| self.subscriptions.subscription(at, waiting.session.index));
+            if still.is_some() && self.sessions.get(waiting.session).is_some() {
+                self.open_replay(waiting.session, &replay.filter, replay.options, replay.id);
+            }
+        }
+    }
+
+    /// An UNSUBSCRIBE of an open connection.
+    pub(crate) fn packet_unsubscribe(
+        &mut self,
+        id: ConnId,
+        session: SessionId,
+        unsubscribe: &Unsubscribe<'_>,
+        out: &mut impl Output,
+    ) {
+        let levels_max = usize::from(self.settings.mqtt.topic_levels_max);
+        let mut reasons: SmallVec<[Reason; 8]> = SmallVec::new();
+        for filter in unsubscribe.filters.clone() {
+            let reason = match SubscribeFilter::parse(filter, levels_max) {
+                Ok(parsed) => self.unsubscribe_one(session, &parsed, out),
+                Err(_) => Reason::TopicFilterInvalid,
+            };
+            reasons.push(reason);
+        }
+        if let Some(conn) = self.conns.get(id)
+            && let crate::conn::Phase::Open(open) = &conn.phase
+        {
+            //= MQTT-3.10.4-4
+            let version = open.protocol.version;
+            encode::unsuback(&mut conn.out, version, unsubscribe.packet_id, reasons.iter().copied());
+            tell(conn, out);
+        }
+    }
+
+    fn unsubscribe_one(
+        &mut self,
+        id: SessionId,
+        parsed: &SubscribeFilter<'_>,
+        out: &mut impl Output,
+    ) -> Reason {
+        let filter = parsed.filter.as_str();
+        let Some(session) = self.sessions.get_mut(id) else { return Reason::UnspecifiedError };
+        if let Some(group) = parsed.group {
+            let found = session.shared.iter().position(|s| *s.group == *group && *s.filter == *filter);
+            let Some(at) = found else { return Reason::NoSubscriptionExisted };
+            let shared = session.shared.swap_remove(at);
+            self.tell_group(Act::Leave, id, &shared, 0, out);
+            return Reason::Success;
+        }
+        let Some((at, change)) = self.subscriptions.remove(filter, id.index) else {
+            return Reason::NoSubscriptionExisted;
+        };
+        session.filters.remove(&at);
+        if change == Change::Last {
+            self.announce(filter, Dest::Shard(self.settings.shard.0), false);
+        }
+        //= MQTT-3.10.4-2
+        self.cancel_replays(id, Some(filter));
+        Reason::Success
+    }
+
+    /// Ends every subscription of a session that ends.
+    pub(crate) fn unsubscribe_all(&mut self, id: SessionId, out: &mut impl Output) {
+        self.cancel_replays(id, None);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let filters: Vec<u32> = session.filters.drain().collect();
+        let shared = core::mem::take(&mut session.shared);
+        let me = self.settings.shard.0;
+        for at in filters {
+            let filter: Box<str> = self.subscriptions.filter(at).into();
+            if self.subscriptions.remove_at(at, id.index) == Some(Change::Last) {
+                self.announce(&filter, Dest::Shard(me), false);
+            }
+        }
+        for shared in &shared {
+            self.tell_group(Act::Leave, id, shared, 0, out);
+        }
+    }
+}
