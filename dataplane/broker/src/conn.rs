@@ -23,6 +23,8 @@ pub(crate) struct Conn {
     pub(crate) paused: u8,
     /// Last time that bytes came, monotonic microseconds.
     pub(crate) heard_us: u64,
+    /// When its timer is due; a wheel entry that fires earlier is an old one.
+    pub(crate) timer_us: u64,
     /// What deliveries need to know of an open client connection.
     pub(crate) wire: Wire,
     pub(crate) phase: Phase,
@@ -172,6 +174,7 @@ impl Conns {
             unread: Vec::new(),
             paused: 0,
             heard_us: now_us,
+            timer_us: u64::MAX,
             wire: Wire::default(),
             phase,
         });

@@ -99,9 +99,16 @@ pub(crate) struct Delivering<'a> {
 }
 
 impl Shard {
+    /// Bounds of a session's queue.
+    pub(crate) fn queue_limits(&self) -> QueueLimits {
+        let mqtt = &self.settings.mqtt;
+        QueueLimits { queued_max: mqtt.queued_max as usize, queued_bytes_max: mqtt.queued_bytes_max }
+    }
+
     /// Splits the shard into what a delivery changes and the subscriptions that it reads.
     pub(crate) fn delivering(&mut self) -> (Delivering<'_>, &Subscriptions) {
         self.encoded.forget();
+        let queue = self.queue_limits();
         let delivering = Delivering {
             sessions: &mut self.sessions,
             conns: &mut self.conns,
@@ -109,10 +116,7 @@ impl Shard {
             encoded: &mut self.encoded,
             pool: &mut self.pool,
             now: self.now,
-            queue: QueueLimits {
-                queued_max: self.settings.mqtt.queued_max as usize,
-                queued_bytes_max: self.settings.mqtt.queued_bytes_max,
-            },
+            queue,
             output_bytes_max: self.settings.limits.output_bytes_max as usize,
             kept: None,
         };

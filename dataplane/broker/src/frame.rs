@@ -52,14 +52,27 @@ pub enum Kind {
     LinkGone = 11,
     /// A shared group begins or ends, for the owner shard of a link.
     InterestTold = 12,
+    /// A session, exported.
+    Session = 13,
 }
 
 impl Kind {
     fn from_u8(kind: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 12] = [
-            Message, GroupDelivery, GroupReturned, Done, Interest, InterestAck, RetainedQuery, RetainedPage,
-            GroupMember, LinkRoute, LinkGone, InterestTold,
+        const ALL: [Kind; 13] = [
+            Message,
+            GroupDelivery,
+            GroupReturned,
+            Done,
+            Interest,
+            InterestAck,
+            RetainedQuery,
+            RetainedPage,
+            GroupMember,
+            LinkRoute,
+            LinkGone,
+            InterestTold,
+            Session,
         ];
         ALL.get(usize::from(kind).wrapping_sub(1)).copied()
     }
@@ -171,14 +184,7 @@ impl MessageFrame<'_> {
 
 /// Appends a message frame. The topic's and properties' lengths fit because they were parsed; `groups`
 /// (at most [`GROUP_WORDS`]) belongs to group deliveries.
-pub fn put_message(
-    out: &mut Vec<u8>,
-    kind: Kind,
-    must: u8,
-    token: u64,
-    groups: &[u32],
-    message: &Message<'_>,
-) {
+pub fn put_message(out: &mut Vec<u8>, kind: Kind, must: u8, token: u64, groups: &[u32], message: &Message<'_>) {
     let total = message_bytes(message) + groups.len() * 4;
     out.reserve(total);
     let id = message.id;
@@ -443,10 +449,7 @@ impl Pool {
     /// Takes back one holder's share; the last holder's buffer is recycled.
     #[inline]
     pub fn release(&mut self, kept: Kept) {
-        if Rc::strong_count(&kept) == 1
-            && self.free.len() < FREE_MAX
-            && kept.frame.capacity() <= FREE_BYTES_MAX
-        {
+        if Rc::strong_count(&kept) == 1 && self.free.len() < FREE_MAX && kept.frame.capacity() <= FREE_BYTES_MAX {
             self.free.push(kept);
         }
     }

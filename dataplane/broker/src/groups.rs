@@ -31,8 +31,6 @@ pub(crate) struct Groups {
 }
 
 struct Group {
-    name: Box<str>,
-    filter: Box<str>,
     generation: u32,
     members: Vec<Member>,
     turn: usize,
@@ -79,11 +77,6 @@ impl Groups {
         self.slab.len()
     }
 
-    /// Name and filter of every group, for links.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.slab.iter().map(|(_, group)| (&*group.name, &*group.filter))
-    }
-
     /// A member joins (or changes its options). True when the filter is new on this shard.
     fn join(&mut self, name: &str, filter: &str, member: Member) -> (bool, bool) {
         let key = (Box::from(name), Box::from(filter));
@@ -96,13 +89,7 @@ impl Groups {
             return (false, false);
         }
         self.generation = self.generation.wrapping_add(1).max(1);
-        let at = self.slab.insert(Group {
-            name: name.into(),
-            filter: filter.into(),
-            generation: self.generation,
-            members: alloc::vec![member],
-            turn: 0,
-        }) as u32;
+        let at = self.slab.insert(Group { generation: self.generation, members: alloc::vec![member], turn: 0 }) as u32;
         self.by_name.insert(key, at);
         let entry = Subscription { session: at, id: 0, options: Options::default() };
         let (_, change, _) = self.index.insert(filter, entry);
@@ -171,8 +158,7 @@ impl Shard {
                 true
             }
             Act::Leave => {
-                let (group_gone, filter_gone) =
-                    self.groups.leave(name, filter, member.home, member.session);
+                let (group_gone, filter_gone) = self.groups.leave(name, filter, member.home, member.session);
                 if filter_gone {
                     self.announce(filter, Dest::Group(me), false);
                 }

@@ -112,10 +112,7 @@ impl Hops {
             self.publish_answers(to, mark, oldest.unwrap_or(u64::MAX), mail);
         }
         self.lanes.iter().any(|lane| {
-            !lane.staged.is_empty()
-                || !lane.after.is_empty()
-                || !lane.answers.is_empty()
-                || !lane.parcels.is_empty()
+            !lane.staged.is_empty() || !lane.after.is_empty() || !lane.answers.is_empty() || !lane.parcels.is_empty()
         })
     }
 

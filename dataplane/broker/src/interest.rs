@@ -95,11 +95,7 @@ type Dests = SmallVec<[(Dest, u32); 1]>;
 impl Interest {
     /// Nobody wants anything yet.
     pub fn new(seed: u64, shapes_max: usize) -> Interest {
-        Interest {
-            shapes: Shapes::new(seed, shapes_max),
-            table: HashTable::new(),
-            unusual: LevelTree::new(seed),
-        }
+        Interest { shapes: Shapes::new(seed, shapes_max), table: HashTable::new(), unusual: LevelTree::new(seed) }
     }
 
     /// `dest` wants `filter` once more.
@@ -150,8 +146,7 @@ impl Interest {
                 wanted.dests.iter().for_each(|(dest, _)| set.insert(*dest));
             }
         });
-        self.unusual
-            .filters_matching(topic, |dests| dests.iter().for_each(|(dest, _)| set.insert(*dest)));
+        self.unusual.filters_matching(topic, |dests| dests.iter().for_each(|(dest, _)| set.insert(*dest)));
         set
     }
 

@@ -10,6 +10,7 @@ mod conn;
 pub mod counters;
 mod deliver;
 pub mod event;
+mod export;
 pub mod frame;
 mod groups;
 mod hop;
@@ -31,6 +32,11 @@ pub mod subscriptions;
 pub mod surface;
 pub mod timer;
 pub mod tree;
+
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod tests;
 
 use alloc::{string::String, vec::Vec};
 
@@ -232,7 +238,15 @@ impl Shard {
 
     pub(crate) fn arm_connect_timeout(&mut self, conn: ConnId) {
         let timeout_us = u64::from(self.settings.mqtt.connect_timeout_ms) * 1000;
-        self.wheel.arm(self.now.mono_us + timeout_us, Timer::Conn(conn));
+        self.arm_conn(conn, self.now.mono_us + timeout_us);
+    }
+
+    /// Arms the timer of a connection; what was armed before no longer counts.
+    pub(crate) fn arm_conn(&mut self, id: ConnId, at_us: u64) {
+        if let Some(conn) = self.conns.get(id) {
+            conn.timer_us = at_us;
+            self.wheel.arm(at_us, Timer::Conn(id));
+        }
     }
 
     /// True when `plant` is the planted fault of this run. Without the feature it never is.

@@ -35,13 +35,7 @@ const ASSIGN_TRIES: u32 = 10_000;
 
 impl Shard {
     /// A complete CONNECT on a connection that has none. `unread` begins with it.
-    pub(crate) fn packet_connect(
-        &mut self,
-        id: ConnId,
-        connect: &Connect<'_>,
-        unread: &[u8],
-        out: &mut impl Output,
-    ) {
+    pub(crate) fn packet_connect(&mut self, id: ConnId, connect: &Connect<'_>, unread: &[u8], out: &mut impl Output) {
         if let Err((reason, why)) = self.connect_refused(connect) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
@@ -135,14 +129,7 @@ impl Shard {
     }
 
     /// CONNECT is accepted on the home shard.
-    fn open(
-        &mut self,
-        id: ConnId,
-        connect: &Connect<'_>,
-        client: &str,
-        assigned: Option<&str>,
-        out: &mut impl Output,
-    ) {
+    fn open(&mut self, id: ConnId, connect: &Connect<'_>, client: &str, assigned: Option<&str>, out: &mut impl Output) {
         let grant = self.grant();
         let protocol = Connection::open(connect, &grant);
         let (session, present) = self.attach_session(connect, client, &protocol, out);
@@ -173,20 +160,16 @@ impl Shard {
             send_max: protocol.send_max,
             packet_bytes_max: protocol.packet_bytes_max,
         };
-        out.event(Event::Connected {
-            client,
-            peer: conn.peer,
-            version: connect.version.level(),
-            resumed: present,
-        });
+        out.event(Event::Connected { client, peer: conn.peer, version: connect.version.level(), resumed: present });
         let keep_alive_us = protocol.keep_alive_ms * 1000;
         let acks = Acks::default();
-        conn.phase =
-            Phase::Open(Box::new(Open { session, protocol, acks, link, routes: None, goodbye: false }));
+        conn.phase = Phase::Open(Box::new(Open { session, protocol, acks, link, routes: None, goodbye: false }));
+        // The time for CONNECT is over; without a keep alive there is no other deadline.
+        conn.timer_us = u64::MAX;
         tell(conn, out);
         out.ready(id);
         if keep_alive_us > 0 {
-            self.wheel.arm(mono_us + keep_alive_us, Timer::Conn(id));
+            self.arm_conn(id, mono_us + keep_alive_us);
         }
         if present {
             self.resume_session(session, out);
@@ -458,7 +441,7 @@ impl Shard {
     /// A deadline of a connection has come: no CONNECT, or silence.
     pub(crate) fn conn_timer(&mut self, id: ConnId, out: &mut impl Output) {
         let now_us = self.now.mono_us;
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.conns.get(id).filter(|conn| conn.timer_us <= now_us) else { return };
         match &conn.phase {
             Phase::Opening => {
                 self.counters.one(Counter::connect_timeout);
@@ -471,8 +454,7 @@ impl Shard {
                     let reason = Reason::KeepAliveTimeout;
                     return self.misbehaved(id, Misbehaved { reason, why: "keep alive timeout" }, out);
                 }
-                let again_us = due_us.max(now_us + 1_000_000);
-                self.wheel.arm(again_us, Timer::Conn(id));
+                self.arm_conn(id, due_us.max(now_us + 1_000_000));
             }
             _ => {}
         }

@@ -223,8 +223,11 @@ impl Shard {
 
     fn publish_answer(&mut self, cluster: &str, answer: &Answer, out: &mut impl Output) {
         // Only the topics made for it: a hostile Response-Topic must not become a publish of ours.
-        let expected = matches!(LinkTopic::parse(&answer.topic), Some(LinkTopic::Resp { cluster: c, .. }) if c == cluster);
-        if !expected || mqtt::topic::Topic::parse(&answer.topic, usize::from(self.settings.mqtt.topic_levels_max)).is_err() {
+        let expected =
+            matches!(LinkTopic::parse(&answer.topic), Some(LinkTopic::Resp { cluster: c, .. }) if c == cluster);
+        if !expected
+            || mqtt::topic::Topic::parse(&answer.topic, usize::from(self.settings.mqtt.topic_levels_max)).is_err()
+        {
             return self.counters.one(Counter::shed_link_malformed);
         }
         let mut properties = Vec::new();

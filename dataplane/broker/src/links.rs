@@ -153,8 +153,7 @@ impl OneLink {
         }
         outlet.max_inflight = config.max_inflight;
         outlet.message_bytes_max = settings.mqtt.max_packet_bytes as usize * 2;
-        let mut route =
-            requester::Settings::new(&settings.cluster, &config.name, &settings.node, settings.incarnation);
+        let mut route = requester::Settings::new(&settings.cluster, &config.name, &settings.node, settings.incarnation);
         route.login.client_id = names::route_client_id(base, &settings.node);
         route.topics = config.topics.clone();
         for login in [&mut outlet.login, &mut route.login] {
@@ -545,12 +544,7 @@ impl Shard {
     }
 
     /// A frame about links from another shard.
-    pub(crate) fn link_frame(
-        &mut self,
-        from: u16,
-        frame: &Frame<'_>,
-        out: &mut impl Output,
-    ) -> Result<(), BadFrame> {
+    pub(crate) fn link_frame(&mut self, from: u16, frame: &Frame<'_>, out: &mut impl Output) -> Result<(), BadFrame> {
         let mut fields = Fields(frame.body);
         match frame.kind {
             Kind::LinkRoute => return self.frame_route(from, &mut fields, out),

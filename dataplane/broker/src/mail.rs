@@ -1,7 +1,10 @@
 //! The turn: mailboxes in, answers, hops out. The order inside it is what the guarantees rest on:
-//! 1. deadlines; 2. mail up to the tails seen at the start; 3. retained queries, each after the mailboxes
-//! were drained to tails read *after* the query was taken; 4. confirmations of interest and what waited for
-//! them; 5. input that was held back; 6. all message hops, then answers.
+//! 1. deadlines;
+//! 2. mail up to the tails seen at the start;
+//! 3. retained queries, each after the mailboxes were drained to tails read *after* the query was taken;
+//! 4. confirmations of interest and what waited for them;
+//! 5. input that was held back;
+//! 6. all message hops, then answers.
 
 use alloc::{boxed::Box, vec::Vec};
 
@@ -36,12 +39,7 @@ const SWEEP_US: u64 = 500_000;
 
 impl Shard {
     /// One turn, after the inputs of this wake-up were given to [`Shard::input`].
-    pub fn turn(
-        &mut self,
-        now: contract::time::Now,
-        mail: &mut impl Mailboxes,
-        out: &mut impl Output,
-    ) -> Turned {
+    pub fn turn(&mut self, now: contract::time::Now, mail: &mut impl Mailboxes, out: &mut impl Output) -> Turned {
         self.now = now;
         self.fire_timers(out);
         let mut busy = self.drain_mail(mail, MAIL_BYTES_PER_TURN, out);
@@ -113,13 +111,7 @@ impl Shard {
         more
     }
 
-    fn read_batch(
-        &mut self,
-        from: ShardId,
-        mut batch: Box<Batch>,
-        mail: &mut impl Mailboxes,
-        out: &mut impl Output,
-    ) {
+    fn read_batch(&mut self, from: ShardId, mut batch: Box<Batch>, mail: &mut impl Mailboxes, out: &mut impl Output) {
         let mut rest = &batch.bytes[..];
         while !rest.is_empty() {
             let read = frame::split(rest).and_then(|(frame, tail)| {
@@ -234,6 +226,8 @@ impl Shard {
             Kind::LinkRoute | Kind::LinkGone | Kind::InterestTold => {
                 self.link_frame(from, frame, out)?;
             }
+            // Sessions do not move between the shards of a node: the home shard of a client id is fixed.
+            Kind::Session => return Err(BadFrame::Field("kind")),
         }
         Ok(())
     }

@@ -72,6 +72,11 @@ impl Obligations {
         }
     }
 
+    /// Who waits for an obligation that is still open.
+    pub(crate) fn waiter(&mut self, token: u64) -> Option<Waiter> {
+        self.get(token).map(|open| open.waiter)
+    }
+
     /// The waiter has moved to another connection (a QoS 2 PUBLISH came again).
     pub(crate) fn rebind(&mut self, token: u64, waiter: Waiter) -> bool {
         self.get(token).map(|open| open.waiter = waiter).is_some()

@@ -213,7 +213,7 @@ impl Shard {
             }
             Packet::Subscribe(subscribe) => return self.packet_subscribe(id, session, subscribe, out),
             Packet::Unsubscribe(unsubscribe) => self.packet_unsubscribe(id, session, unsubscribe, out),
-            Packet::Pingreq => self.answer(id, out, |bytes| encode::pingresp(bytes)),
+            Packet::Pingreq => self.answer(id, out, encode::pingresp),
             Packet::Disconnect(disconnect) => return self.packet_disconnect(id, disconnect, out),
             _ => {}
         }

@@ -174,6 +174,11 @@ impl Shard {
         let ack = open.acks.next_number();
         let waiter = Waiter::Publish { conn: id, ack, session, packet, qos2: true };
         let still_open = match state {
+            // Sent again on the same connection: the one PUBREC that is on its way answers both.
+            Receiving::Open(token) if matches!(self.obligations.waiter(token), Some(Waiter::Publish { conn, .. }) if conn == id) =>
+            {
+                return true;
+            }
             Receiving::Open(token) => self.obligations.rebind(token, waiter),
             Receiving::Accepted => false,
         };
@@ -218,9 +223,8 @@ impl Shard {
             let to = hops.trailing_zeros() as u16;
             hops &= hops - 1;
             let flag = |set: u128, flag: u8| if set >> to & 1 == 1 { flag } else { 0 };
-            let flags = flag(wanted.shards, must::DELIVER)
-                | flag(store, must::STORE)
-                | flag(wanted.groups, must::GROUPS);
+            let flags =
+                flag(wanted.shards, must::DELIVER) | flag(store, must::STORE) | flag(wanted.groups, must::GROUPS);
             self.hop(to, flags, message, wait, from, out);
         }
         let groups = self.deliver_groups(message, wait, out);

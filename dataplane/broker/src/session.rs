@@ -137,9 +137,7 @@ impl Sessions {
             blocked: false,
         }) as u32;
         let (slab, hasher) = (&self.slab, &self.hasher);
-        self.by_client.insert_unique(hasher.hash_one(client), index, |&at| {
-            hasher.hash_one(&*slab[at as usize].client)
-        });
+        self.by_client.insert_unique(hasher.hash_one(client), index, |&at| hasher.hash_one(&*slab[at as usize].client));
         SessionId { index, generation }
     }
 
@@ -167,11 +165,6 @@ impl Sessions {
     #[inline]
     pub(crate) fn at(&mut self, index: u32) -> Option<&mut Session> {
         self.slab.get_mut(index as usize)
-    }
-
-    /// The identity of the session at an index.
-    pub(crate) fn id_at(&self, index: u32) -> Option<SessionId> {
-        self.slab.get(index as usize).map(|s| SessionId { index, generation: s.generation })
     }
 
     /// Every session, for status pages and exports.

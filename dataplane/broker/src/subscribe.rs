@@ -5,10 +5,7 @@ use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 
 use contract::hash;
 use mqtt::{
-    codec::{
-        Subscribe, SubscribeEntry, Unsubscribe,
-        encode,
-    },
+    codec::{Subscribe, SubscribeEntry, Unsubscribe, encode},
     connection::Misbehaved,
     topic::SubscribeFilter,
     types::{PacketId, Qos, Reason, RetainHandling, Version},
@@ -190,7 +187,7 @@ impl Shard {
             missing: 1,
         }) as u32;
         let subscription_id = subscribe.subscription_id.unwrap_or(0);
-        for entry in subscribe.entries.clone() {
+        for entry in subscribe.entries {
             let reason = match self.subscribe_one(session, &entry, (subscription_id, v5, link), key, out) {
                 Ok(reason) => reason,
                 Err(misbehaved) => {
@@ -367,7 +364,7 @@ impl Shard {
     ) {
         let levels_max = usize::from(self.settings.mqtt.topic_levels_max);
         let mut reasons: SmallVec<[Reason; 8]> = SmallVec::new();
-        for filter in unsubscribe.filters.clone() {
+        for filter in unsubscribe.filters {
             let reason = match SubscribeFilter::parse(filter, levels_max) {
                 Ok(parsed) => self.unsubscribe_one(session, &parsed, out),
                 Err(_) => Reason::TopicFilterInvalid,
@@ -384,12 +381,7 @@ impl Shard {
         }
     }
 
-    fn unsubscribe_one(
-        &mut self,
-        id: SessionId,
-        parsed: &SubscribeFilter<'_>,
-        out: &mut impl Output,
-    ) -> Reason {
+    fn unsubscribe_one(&mut self, id: SessionId, parsed: &SubscribeFilter<'_>, out: &mut impl Output) -> Reason {
         let filter = parsed.filter.as_str();
         let Some(session) = self.sessions.get_mut(id) else { return Reason::UnspecifiedError };
         if let Some(group) = parsed.group {

@@ -174,9 +174,7 @@ impl Subscriptions {
     /// The entry of `filter`, if anybody here subscribed to it.
     pub fn entry(&self, filter: &str) -> Option<u32> {
         let entries = &self.entries;
-        self.by_text
-            .find(self.hasher.hash_one(filter), |&at| *entries[at as usize].filter == *filter)
-            .copied()
+        self.by_text.find(self.hasher.hash_one(filter), |&at| *entries[at as usize].filter == *filter).copied()
     }
 
     /// Every filter that somebody here subscribed to.
@@ -208,11 +206,8 @@ impl Subscriptions {
 
     fn add_entry(&mut self, filter: &str) -> u32 {
         let key = self.shapes.add(filter);
-        let at = self.entries.insert(Entry {
-            filter: filter.into(),
-            in_tree: key.is_none(),
-            subscriptions: Vec::new(),
-        }) as u32;
+        let at = self.entries.insert(Entry { filter: filter.into(), in_tree: key.is_none(), subscriptions: Vec::new() })
+            as u32;
         match key {
             Some(key) => {
                 self.table.insert_unique(key, (key, at), |(k, _)| *k);
@@ -222,9 +217,7 @@ impl Subscriptions {
             }
         }
         let (entries, hasher) = (&self.entries, &self.hasher);
-        self.by_text.insert_unique(hasher.hash_one(filter), at, |&at| {
-            hasher.hash_one(&*entries[at as usize].filter)
-        });
+        self.by_text.insert_unique(hasher.hash_one(filter), at, |&at| hasher.hash_one(&*entries[at as usize].filter));
         at
     }
 
@@ -314,8 +307,7 @@ mod tests {
                     .map(|(at, session)| (subscriptions.filter(at).into(), session))
                     .collect();
                 got.sort();
-                let want: Vec<(String, u32)> =
-                    model.keys().filter(|(f, _)| matches(f, &topic)).cloned().collect();
+                let want: Vec<(String, u32)> = model.keys().filter(|(f, _)| matches(f, &topic)).cloned().collect();
                 assert_eq!(got, want, "seed {seed} topic {topic:?}");
             }
             assert_eq!(subscriptions.len(), model.len());

@@ -21,12 +21,7 @@ pub struct Wheel<K> {
 impl<K: Copy> Wheel<K> {
     /// An empty wheel that starts at `now_us`.
     pub fn new(now_us: u64) -> Wheel<K> {
-        Wheel {
-            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
-            done: now_us / TICK_US,
-            armed: 0,
-            earliest: u64::MAX,
-        }
+        Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), done: now_us / TICK_US, armed: 0, earliest: u64::MAX }
     }
 
     /// Fires `key` at or shortly after `at_us`. A key may be armed several times.

@@ -190,11 +190,7 @@ impl<V> LevelTree<V> {
     }
 
     fn children(&self, parent: u32, hide_dollar: bool, mut visit: impl FnMut(u32)) {
-        let mut at = if parent == NONE {
-            self.first_root
-        } else {
-            self.nodes[parent as usize].first_child
-        };
+        let mut at = if parent == NONE { self.first_root } else { self.nodes[parent as usize].first_child };
         while at != NONE {
             let node = &self.nodes[at as usize];
             if !(hide_dollar && node.name.starts_with('$')) {
@@ -215,11 +211,7 @@ impl<V> LevelTree<V> {
     }
 
     fn add_child(&mut self, parent: u32, name: &str) -> u32 {
-        let first = if parent == NONE {
-            self.first_root
-        } else {
-            self.nodes[parent as usize].first_child
-        };
+        let first = if parent == NONE { self.first_root } else { self.nodes[parent as usize].first_child };
         let place = self.nodes.insert(Node {
             name: name.into(),
             parent,
@@ -237,11 +229,10 @@ impl<V> LevelTree<V> {
             self.nodes[parent as usize].first_child = place;
         }
         let (nodes, hasher) = (&self.nodes, &self.hasher);
-        self.by_name
-            .insert_unique(hasher.hash_one((parent, name)), place, |&place| {
-                let node = &nodes[place as usize];
-                hasher.hash_one((node.parent, &*node.name))
-            });
+        self.by_name.insert_unique(hasher.hash_one((parent, name)), place, |&place| {
+            let node = &nodes[place as usize];
+            hasher.hash_one((node.parent, &*node.name))
+        });
         place
     }
 

@@ -169,10 +169,10 @@ impl Connection {
         let topics = &mut self.alias_in.topics;
         if topic.is_empty() {
             let known = topics.get(at).filter(|topic| !topic.is_empty());
-            resolved.push_str(known.ok_or(Misbehaved {
-                reason: Reason::ProtocolError,
-                why: "a topic alias that was never defined",
-            })?);
+            resolved.push_str(
+                known
+                    .ok_or(Misbehaved { reason: Reason::ProtocolError, why: "a topic alias that was never defined" })?,
+            );
             return Ok(());
         }
         if topics.len() <= at {

@@ -1,0 +1,378 @@
+//! The scripted world of the unit tests: some shards, mailboxes that deliver at once or when told, clients that are
+//! vectors of packets. Everything happens in the order in which the test says it.
+
+use alloc::{
+    boxed::Box,
+    collections::VecDeque,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::net::SocketAddr;
+
+use contract::{config::Config, hash, ids::ShardId, time::Now};
+use mqtt::{
+    codec::{self, Connect, ConnectProperties, Packet, SubscribeEntry, encode},
+    types::{PacketId, Qos, RetainHandling, Version},
+};
+
+use crate::{
+    Settings, Shard,
+    counters::{Counter, Counters},
+    event::Event,
+    surface::{Batch, Cause, ConnId, DialId, Input, Mailboxes, Output, Parked, Transport},
+};
+
+/// A client: where its connection is now, and what it was sent, printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Client(pub(crate) usize);
+
+pub(crate) struct Rig {
+    pub(crate) shards: Vec<Shard>,
+    shells: Vec<Shell>,
+    mail: Mail,
+    pub(crate) now: Now,
+    clients: Vec<Place>,
+}
+
+struct Place {
+    shard: usize,
+    conn: ConnId,
+    version: Version,
+    unread: Vec<u8>,
+    got: Vec<String>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shell {
+    next: u32,
+    /// Client of each connection index.
+    tenants: Vec<usize>,
+    dirty: Vec<ConnId>,
+    closing: Vec<ConnId>,
+    moving: Vec<(ConnId, ShardId, Parked)>,
+}
+
+impl Output for Shell {
+    fn adopt(&mut self, transport: Transport) -> Option<ConnId> {
+        let client = *transport.downcast::<usize>().ok()?;
+        Some(self.tenant(client))
+    }
+    fn ready(&mut self, _: ConnId) {}
+    fn hand_over(&mut self, conn: ConnId, to: ShardId, parked: Parked) {
+        self.moving.push((conn, to, parked));
+    }
+    fn flush(&mut self, conn: ConnId) {
+        self.dirty.push(conn);
+    }
+    fn close(&mut self, conn: ConnId) {
+        self.closing.push(conn);
+    }
+    fn read(&mut self, _: ConnId, _: bool) {}
+    fn dial(&mut self, _: DialId, _: &str) {}
+    fn event(&mut self, _: Event<'_>) {}
+}
+
+impl Shell {
+    fn tenant(&mut self, client: usize) -> ConnId {
+        let conn = ConnId { index: self.next, generation: 1 };
+        self.next += 1;
+        self.tenants.push(client);
+        conn
+    }
+}
+
+struct Mail {
+    shards: usize,
+    me: usize,
+    queues: Vec<VecDeque<Box<Batch>>>,
+    offered: Vec<u64>,
+    taken: Vec<u64>,
+    /// Pairs (from, to) whose batches stay invisible.
+    held: Vec<(usize, usize)>,
+}
+
+impl Mailboxes for Mail {
+    fn tail(&mut self, from: ShardId) -> u64 {
+        let pair = from.index() * self.shards + self.me;
+        if self.held.contains(&(from.index(), self.me)) { self.taken[pair] } else { self.offered[pair] }
+    }
+    fn taken(&self, from: ShardId) -> u64 {
+        self.taken[from.index() * self.shards + self.me]
+    }
+    fn take(&mut self, from: ShardId) -> Option<Box<Batch>> {
+        let pair = from.index() * self.shards + self.me;
+        let batch = self.queues[pair].pop_front()?;
+        self.taken[pair] += 1;
+        Some(batch)
+    }
+    fn give_back(&mut self, _: ShardId, _: Box<Batch>) {}
+    fn blank(&mut self, _: ShardId) -> Box<Batch> {
+        Box::default()
+    }
+    fn offer(&mut self, to: ShardId, batch: Box<Batch>, _: bool) -> Result<(), Box<Batch>> {
+        let pair = self.me * self.shards + to.index();
+        self.queues[pair].push_back(batch);
+        self.offered[pair] += 1;
+        Ok(())
+    }
+}
+
+pub(crate) const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
+
+impl Rig {
+    pub(crate) fn new(shards: u16) -> Rig {
+        Rig::with(shards, |_| {})
+    }
+
+    pub(crate) fn with(shards: u16, adjust: impl Fn(&mut Settings)) -> Rig {
+        let config = Config::default();
+        let one = |shard| {
+            let mut settings = Settings {
+                shard: ShardId(shard),
+                shards,
+                node: "test@127.0.0.1".into(),
+                cluster: "test".into(),
+                incarnation: 1,
+                mqtt: config.mqtt.clone(),
+                limits: config.limits.clone(),
+                retainer: config.retainer.clone(),
+                links: Vec::new(),
+                seed: 1,
+                plant: None,
+            };
+            adjust(&mut settings);
+            Shard::new(settings)
+        };
+        let pairs = usize::from(shards) * usize::from(shards);
+        Rig {
+            shards: (0..shards).map(one).collect(),
+            shells: (0..shards).map(|_| Shell::default()).collect(),
+            mail: Mail {
+                shards: usize::from(shards),
+                me: 0,
+                queues: (0..pairs).map(|_| VecDeque::new()).collect(),
+                offered: alloc::vec![0; pairs],
+                taken: alloc::vec![0; pairs],
+                held: Vec::new(),
+            },
+            now: Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 },
+            clients: Vec::new(),
+        }
+    }
+
+    /// A client id that is at home on `shard`.
+    pub(crate) fn id_on(&self, shard: u16, name: &str) -> String {
+        let shards = self.shards.len() as u16;
+        let mut ids = (0..10_000).map(|salt| alloc::format!("{name}-{salt}"));
+        ids.find(|id| hash::owner_shard(hash::partition_of_client(id), shards) == ShardId(shard)).unwrap()
+    }
+
+    /// Connects on shard 0, wherever the id is at home.
+    pub(crate) fn connect(&mut self, client_id: &str) -> Client {
+        self.connect_with(client_id, |_| {})
+    }
+
+    pub(crate) fn connect_with(&mut self, client_id: &str, adjust: impl FnOnce(&mut Connect<'_>)) -> Client {
+        let client = self.accept();
+        let mut connect = Connect {
+            version: Version::V5,
+            clean_start: true,
+            keep_alive_s: 0,
+            client_id,
+            username: None,
+            password: None,
+            will: None,
+            properties: ConnectProperties { request_problem_information: true, ..ConnectProperties::default() },
+            bridge: false,
+        };
+        adjust(&mut connect);
+        self.clients[client.0].version = connect.version;
+        let mut bytes = Vec::new();
+        encode::connect(&mut bytes, &connect);
+        self.send(client, &bytes);
+        self.settle();
+        client
+    }
+
+    /// A transport on shard 0 that has sent nothing.
+    pub(crate) fn accept(&mut self) -> Client {
+        let client = Client(self.clients.len());
+        let conn = self.shells[0].tenant(client.0);
+        let got = Vec::new();
+        self.clients.push(Place { shard: 0, conn, version: Version::V5, unread: Vec::new(), got, closed: false });
+        let input = Input::Accepted { conn, listener: 0, peer: SocketAddr::from(PEER) };
+        self.shards[0].input(self.now, input, &mut self.shells[0]);
+        client
+    }
+
+    pub(crate) fn send(&mut self, client: Client, bytes: &[u8]) {
+        let place = &self.clients[client.0];
+        let (shard, conn) = (place.shard, place.conn);
+        self.shards[shard].input(self.now, Input::Received { conn, bytes }, &mut self.shells[shard]);
+        self.detach(shard);
+    }
+
+    pub(crate) fn subscribe(&mut self, client: Client, filter: &str, qos: Qos) {
+        let mut bytes = Vec::new();
+        let entry = SubscribeEntry {
+            filter,
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        encode::subscribe(&mut bytes, self.clients[client.0].version, id(1), None, &[entry]);
+        self.send(client, &bytes);
+    }
+
+    pub(crate) fn publish(&mut self, client: Client, topic: &str, payload: &str, qos: Qos, retain: bool) {
+        let packet_id = (qos != Qos::AtMostOnce).then(|| id(77));
+        let mut bytes = Vec::new();
+        let payload = payload.as_bytes();
+        let parts = encode::PublishParts { qos, retain, topic, packet_id, payload, ..encode::PublishParts::default() };
+        encode::publish(&mut bytes, self.clients[client.0].version, &parts);
+        self.send(client, &bytes);
+    }
+
+    /// The transport of a client breaks.
+    pub(crate) fn cut(&mut self, client: Client) {
+        let place = &mut self.clients[client.0];
+        place.closed = true;
+        let (shard, conn) = (place.shard, place.conn);
+        self.shards[shard].input(self.now, Input::Closed { conn, cause: Cause::Error }, &mut self.shells[shard]);
+        self.settle();
+    }
+
+    /// Batches from one shard to another stay invisible until [`Rig::release`].
+    pub(crate) fn hold(&mut self, from: usize, to: usize) {
+        self.mail.held.push((from, to));
+    }
+
+    pub(crate) fn release(&mut self) {
+        self.mail.held.clear();
+        self.settle();
+    }
+
+    pub(crate) fn pass(&mut self, ms: u64) {
+        self.now = Now { mono_us: self.now.mono_us + ms * 1000, wall_ms: self.now.wall_ms + ms };
+        self.settle();
+    }
+
+    /// One turn; true when a client was sent something.
+    pub(crate) fn turn(&mut self, shard: usize) -> bool {
+        self.mail.me = shard;
+        let turned = self.shards[shard].turn(self.now, &mut self.mail, &mut self.shells[shard]);
+        self.collect(shard) || turned.busy
+    }
+
+    /// Turns of all shards until nothing moves.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..1000 {
+            let before = (self.mail.offered.clone(), self.mail.taken.clone());
+            let moved = (0..self.shards.len()).filter(|shard| self.turn(*shard)).count() > 0;
+            if !moved && before == (self.mail.offered.clone(), self.mail.taken.clone()) {
+                return;
+            }
+        }
+        panic!("the shards do not come to rest");
+    }
+
+    /// What a client was sent since the last call.
+    pub(crate) fn got(&mut self, client: Client) -> Vec<String> {
+        core::mem::take(&mut self.clients[client.0].got)
+    }
+
+    /// The same after everything has come to rest.
+    pub(crate) fn heard(&mut self, client: Client) -> Vec<String> {
+        self.settle();
+        self.got(client)
+    }
+
+    pub(crate) fn closed(&self, client: Client) -> bool {
+        self.clients[client.0].closed
+    }
+
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.shards.iter().map(Shard::counters).map(|counters: &Counters| counters.value(counter)).sum()
+    }
+
+    pub(crate) fn import(&mut self, shard: usize, bytes: &[u8]) -> Result<(), crate::frame::BadFrame> {
+        self.shards[shard].import_session(bytes, &mut self.shells[shard])
+    }
+
+    fn detach(&mut self, shard: usize) {
+        for (conn, to, parked) in core::mem::take(&mut self.shells[shard].moving) {
+            let client = self.shells[shard].tenants[conn.index as usize];
+            let input = Input::Detached { transport: Box::new(client), to, parked };
+            self.shards[shard].input(self.now, input, &mut self.shells[shard]);
+        }
+    }
+
+    fn collect(&mut self, shard: usize) -> bool {
+        let mut moved = false;
+        self.detach(shard);
+        for at in 0..self.shells[shard].tenants.len() {
+            let client = self.shells[shard].tenants[at];
+            let conn = ConnId { index: at as u32, generation: 1 };
+            if self.shards[shard].output(conn).is_some() {
+                let place = &mut self.clients[client];
+                (place.shard, place.conn) = (shard, conn);
+            }
+        }
+        let closing = core::mem::take(&mut self.shells[shard].closing);
+        let dirty = core::mem::take(&mut self.shells[shard].dirty);
+        for conn in dirty.into_iter().chain(closing.iter().copied()) {
+            let Some(out) = self.shards[shard].output(conn) else { continue };
+            let bytes = core::mem::take(out);
+            moved |= !bytes.is_empty();
+            let client = self.shells[shard].tenants[conn.index as usize];
+            let place = &mut self.clients[client];
+            place.unread.extend_from_slice(&bytes);
+            place.read();
+        }
+        for conn in closing {
+            let client = self.shells[shard].tenants[conn.index as usize];
+            self.clients[client].closed = true;
+            let input = Input::Closed { conn, cause: Cause::Ours };
+            self.shards[shard].input(self.now, input, &mut self.shells[shard]);
+        }
+        moved
+    }
+}
+
+impl Place {
+    fn read(&mut self) {
+        while let Ok(Some(raw)) = codec::split(&self.unread, usize::MAX) {
+            let total = raw.total;
+            let text = match codec::decode(self.version, raw).expect("a shard sends legal packets") {
+                Packet::Publish(p) => {
+                    let retain = if p.retain { " retain" } else { "" };
+                    let dup = if p.dup { " dup" } else { "" };
+                    let ids: Vec<String> = p.properties.subscription_ids.map(|id| alloc::format!(" #{id}")).collect();
+                    let payload = String::from_utf8_lossy(p.payload);
+                    alloc::format!("{} {payload} q{}{retain}{dup}{}", p.topic, p.qos as u8, ids.concat())
+                }
+                Packet::Connack(c) => alloc::format!("connack {:?} {}", c.reason, c.session_present),
+                Packet::Suback(s) => {
+                    let reasons: Vec<String> = s.reasons.map(|r| r.code().to_string()).collect();
+                    alloc::format!("suback {}", reasons.join(" "))
+                }
+                Packet::Puback(a) => alloc::format!("puback {}", a.reason.code()),
+                Packet::Pubrec(a) => alloc::format!("pubrec {}", a.reason.code()),
+                Packet::Pubrel(a) => alloc::format!("pubrel {}", a.reason.code()),
+                Packet::Pubcomp(a) => alloc::format!("pubcomp {}", a.reason.code()),
+                Packet::Disconnect(d) => alloc::format!("disconnect {:?}", d.reason),
+                Packet::Unsuback(_) => "unsuback".into(),
+                Packet::Pingresp => "pingresp".into(),
+                other => alloc::format!("{other:?}"),
+            };
+            self.unread.drain(..total);
+            self.got.push(text);
+        }
+    }
+}
+
+pub(crate) fn id(n: u16) -> PacketId {
+    PacketId::new(n).unwrap()
+}
