@@ -1,0 +1,237 @@
+//! The side-by-side recipe: the same loads against RingMQ, mosquitto and the null relay, a fresh broker process for each
+//! run, the brokers interleaved, and a table of medians and ratios. Always true: everything is on loopback, every run is
+//! bounded in time, and nothing that was started outlives this process.
+
+mod broker;
+mod scenarios;
+mod table;
+
+use std::fs::{File, read_to_string};
+use std::io::{IsTerminal, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rustix::thread::{CpuSet, sched_getaffinity};
+use serde_json::{Value, json};
+
+use crate::process::raise_descriptor_limit;
+use broker::{Broker, Recipe, bind_to_us};
+use scenarios::Scenario;
+use table::Cell;
+
+/// Time that one run may take beyond its measured phase: connecting, warming up, draining.
+const RUN_SLACK: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Options of `perf compare`.
+#[derive(Args)]
+pub struct Options {
+    /// The RingMQ executable (cargo build --release)
+    #[arg(long, default_value = "target/release/ringmq")]
+    ringmq: PathBuf,
+    /// The mosquitto executable (Debian: apt-get install mosquitto)
+    #[arg(long, default_value = "/usr/sbin/mosquitto")]
+    mosquitto: PathBuf,
+    /// Another broker as NAME=COMMAND, where {port} and {dir} are replaced (repeatable)
+    #[arg(long = "also")]
+    also: Vec<String>,
+    /// Only these brokers, by name
+    #[arg(long, value_delimiter = ',')]
+    brokers: Vec<String>,
+    /// Only these scenarios, by name; `all` adds the ones that are off by default
+    #[arg(long, value_delimiter = ',')]
+    scenarios: Vec<String>,
+    /// Runs of each scenario against each broker
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Length of a measured phase
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Protocol version of the load: 3.1.1 or 5
+    #[arg(long, default_value = "3.1.1")]
+    mqtt: String,
+    /// Leave broker and load unpinned, and give RingMQ two shards, instead of one CPU for each
+    #[arg(long)]
+    free: bool,
+    /// Write the JSON line of every run to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Which CPUs the two sides use; empty means all.
+struct Placement {
+    broker: Vec<usize>,
+    load: Vec<usize>,
+}
+
+/// Runs everything; false if RingMQ lost, duplicated, reordered or failed anything.
+pub fn run(options: Options) -> Result<bool, String> {
+    if !(1..=100).contains(&options.rounds) {
+        return Err(format!("--rounds must be in 1..=100; got {}", options.rounds));
+    }
+    if !(0.1..=600.0).contains(&options.seconds) {
+        return Err(format!("--seconds must be in 0.1..=600; got {}", options.seconds));
+    }
+    let scenarios = scenarios::chosen(&options.scenarios)?;
+    let brokers = brokers(&options)?;
+    let placement = placement(options.free)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| format!("signal {signal}: {error}"))?;
+    }
+    let lines = options
+        .json
+        .as_ref()
+        .map(|path| File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display())));
+    let mut recipe =
+        Recipes { stop, placement, descriptors: raise_descriptor_limit(), lines: lines.transpose()?, options };
+    recipe.print_head(&brokers);
+    let mut is_clean = true;
+    for scenario in &scenarios {
+        let cells = recipe.scenario(scenario, &brokers)?;
+        for row in table::rows(scenario, &cells) {
+            println!("{row}");
+        }
+        is_clean &= cells.iter().all(|cell| cell.broker != "ringmq" || cell.missing.is_none() && cell.is_clean());
+    }
+    Ok(is_clean)
+}
+
+fn brokers(options: &Options) -> Result<Vec<Broker>, String> {
+    let shards = if options.free { 2 } else { 1 };
+    let mut brokers = vec![
+        Broker { name: "ringmq".into(), recipe: Recipe::Ringmq { path: options.ringmq.clone(), shards } },
+        Broker { name: "mosquitto".into(), recipe: Recipe::Mosquitto { path: options.mosquitto.clone() } },
+        Broker { name: "relay".into(), recipe: Recipe::Relay },
+    ];
+    for also in &options.also {
+        let (name, words) = also.split_once('=').ok_or_else(|| format!("--also must be NAME=COMMAND; got {also}"))?;
+        brokers.push(Broker { name: name.into(), recipe: Recipe::Command(words.into()) });
+    }
+    if let Some(unknown) = options.brokers.iter().find(|name| brokers.iter().all(|broker| broker.name != **name)) {
+        return Err(format!("--brokers knows no {unknown:?}"));
+    }
+    brokers.retain(|broker| options.brokers.is_empty() || options.brokers.contains(&broker.name));
+    Ok(brokers)
+}
+
+fn placement(is_free: bool) -> Result<Placement, String> {
+    if is_free {
+        return Ok(Placement { broker: Vec::new(), load: Vec::new() });
+    }
+    let allowed = sched_getaffinity(None).map_err(|error| format!("sched_getaffinity: {error}"))?;
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).take(2).collect();
+    match cpus[..] {
+        [broker, load] => Ok(Placement { broker: vec![broker], load: vec![load] }),
+        _ => Err("one CPU for the broker and one for the load are needed; use --free".into()),
+    }
+}
+
+/// The run of all scenarios.
+struct Recipes {
+    options: Options,
+    stop: Arc<AtomicBool>,
+    placement: Placement,
+    descriptors: u64,
+    lines: Option<File>,
+}
+
+impl Recipes {
+    fn print_head(&self, brokers: &[Broker]) {
+        let first = |path: &str, key: &str| {
+            let text = read_to_string(path).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(key)).unwrap_or("unknown").to_string();
+            line.rsplit_once(": ").map_or(line.clone(), |(_, value)| value.to_string())
+        };
+        let place = match (&self.placement.broker[..], &self.placement.load[..]) {
+            ([broker], [load]) => format!("broker on CPU {broker}, load on CPU {load}"),
+            _ => "broker and load on all CPUs".into(),
+        };
+        println!("{}, Linux {}", first("/proc/cpuinfo", "model name"), first("/proc/sys/kernel/osrelease", ""));
+        println!(
+            "{place}; MQTT {}; {} rounds of {} s, fresh process each, medians; cost is CPU of the broker per delivered message",
+            self.options.mqtt, self.options.rounds, self.options.seconds
+        );
+        for broker in brokers {
+            println!("{}: {}", broker.name, broker.missing().unwrap_or_else(|| broker.version()));
+        }
+        println!("\n{}", table::HEAD);
+    }
+
+    fn scenario(&mut self, scenario: &Scenario, brokers: &[Broker]) -> Result<Vec<Cell>, String> {
+        let mut cells: Vec<Cell> = brokers.iter().map(|broker| Cell::new(&broker.name, broker.missing())).collect();
+        for round in 1..=self.options.rounds {
+            for (broker, cell) in brokers.iter().zip(&mut cells).filter(|(_, cell)| cell.missing.is_none()) {
+                self.progress(scenario, &broker.name, round);
+                let run = self.one(scenario, broker, round);
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err("interrupted; all brokers are stopped".into());
+                }
+                self.write_line(&broker.name, round, &run)?;
+                cell.enter(scenario.measure, &run);
+            }
+        }
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+        Ok(cells)
+    }
+
+    /// Says what runs now: over and over on one line of a terminal, as lines elsewhere.
+    fn progress(&self, scenario: &Scenario, broker: &str, round: usize) {
+        let rounds = self.options.rounds;
+        let text = format!("{} ({}), {broker}, round {round} of {rounds}", scenario.name, scenario.text);
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K{text}");
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    /// One run: a fresh broker, the load as a process beside it, and its JSON line.
+    fn one(&self, scenario: &Scenario, broker: &Broker, round: usize) -> Result<Value, String> {
+        let name = format!("perf-{}-{}-{}-{round}", std::process::id(), scenario.name, broker.name);
+        let running = broker.start(std::env::temp_dir().join(name), &self.placement.broker)?;
+        self.load(scenario, running.address, running.pid).map_err(|error| format!("{error}{}", running.log()))
+    }
+
+    fn load(&self, scenario: &Scenario, address: SocketAddr, pid: u32) -> Result<Value, String> {
+        let own = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
+        let mut command = Command::new(own);
+        command.args(scenario.arguments(self.options.seconds, &self.options.mqtt, self.descriptors));
+        command.args(["--address", &address.to_string(), "--pid", &pid.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        bind_to_us(&mut command, &self.placement.load)?;
+        let mut child = command.spawn().map_err(|error| format!("cannot start the load: {error}"))?;
+        let deadline = Instant::now() + Duration::from_secs_f64(self.options.seconds) + RUN_SLACK;
+        while let Ok(None) = child.try_wait() {
+            if Instant::now() > deadline || self.stop.load(Ordering::Relaxed) {
+                // Both fail only if it has just ended.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err("the load did not end in time".into());
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        let (mut line, mut errors) = (String::new(), String::new());
+        child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut line));
+        child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut errors));
+        serde_json::from_str(line.trim()).map_err(|_| errors.trim().to_string())
+    }
+
+    fn write_line(&mut self, broker: &str, round: usize, run: &Result<Value, String>) -> Result<(), String> {
+        let Some(file) = &mut self.lines else {
+            return Ok(());
+        };
+        let mut line = run.clone().unwrap_or_else(|error| json!({ "failure": error }));
+        line["broker"] = broker.into();
+        line["round"] = round.into();
+        writeln!(file, "{line}").map_err(|error| format!("cannot write --json: {error}"))
+    }
+}
