@@ -1,0 +1,274 @@
+//! Rules between knobs, and what a string must be beyond its length.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::net::SocketAddr;
+
+use mqtt::topic::Filter;
+
+use super::{
+    Config, Pin,
+    knob::{quote, shorten},
+    links::{Link, SERVER_PORT, SERVERS_MAX, TOPICS_MAX},
+    load::Setting,
+    node::SHARDS_MAX,
+    source::{ConfigError, Origin},
+};
+use crate::ids::{self, NodeName};
+
+/// Everything on `$LINK` belongs to the links themselves.
+const LINK_TOPICS: &str = "$LINK";
+
+struct Rules<'a> {
+    settings: &'a [Setting],
+    errors: &'a mut Vec<ConfigError>,
+}
+
+/// Who said `key`.
+pub(super) fn origin_of(settings: &[Setting], key: &str) -> Origin {
+    settings.iter().find(|setting| setting.key == key).map_or(Origin::Default, |setting| setting.origin.clone())
+}
+
+/// Checks a configuration whose knobs are all in bounds, and brings its addresses into one form.
+pub(super) fn rules(config: &mut Config, settings: &[Setting], errors: &mut Vec<ConfigError>) {
+    let mut rules = Rules { settings, errors };
+    if let Err(error) = NodeName::parse(&config.node.name) {
+        rules.wrong("node.name", &format!("is {}: {error}", quote(&config.node.name)));
+    }
+    if let Err(error) = ids::check_name(&config.cluster.name) {
+        rules.wrong("cluster.name", &format!("is {}: {error}", quote(&config.cluster.name)));
+    }
+    rules.shards(config);
+    rules.listeners(config);
+    if u64::from(config.limits.hop_batch_bytes) > config.limits.staged_bytes_max {
+        let (batch, staged) = (config.limits.hop_batch_bytes, config.limits.staged_bytes_max);
+        rules.wrong("limits.hop_batch_bytes", &format!("must not exceed limits.staged_bytes_max; {batch} > {staged}"));
+    }
+    rules.links(config);
+}
+
+impl Rules<'_> {
+    fn wrong(&mut self, key: &str, text: &str) {
+        let origin = origin_of(self.settings, key);
+        self.errors.push(ConfigError { origin, message: format!("{key} {text}") });
+    }
+
+    /// A list of CPUs is one per shard, and says how many shards there are when nothing else does.
+    fn shards(&mut self, config: &mut Config) {
+        let Pin::List(cpus) = &config.dataplane.pin else {
+            return;
+        };
+        if config.dataplane.shards == 0 && cpus.len() as u64 <= SHARDS_MAX {
+            config.dataplane.shards = cpus.len() as u16;
+        }
+        let shards = usize::from(config.dataplane.shards);
+        if cpus.len() != shards {
+            self.wrong(
+                "dataplane.pin",
+                &format!("must name one CPU per shard; got {} for {shards} shards", cpus.len()),
+            );
+        }
+    }
+
+    fn listeners(&mut self, config: &mut Config) {
+        let mut taken: Vec<(String, String)> = Vec::new();
+        if !config.dashboard.http_bind.ends_with(":0") {
+            taken.push((config.dashboard.http_bind.clone(), "dashboard.listeners.http".into()));
+        }
+        for listener in config.listeners.iter_mut().filter(|listener| listener.enable) {
+            let place = format!("listeners.{}.{}", listener.kind.as_str(), listener.name);
+            let bind = format!("{place}.bind");
+            let loopback = listener.bind.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
+            if !loopback && !listener.allow_anonymous {
+                let address = &listener.bind;
+                self.wrong(
+                    &bind,
+                    &format!(
+                        "is {address}, which others can reach, and clients need no password: \
+                         bind to loopback, or set {place}.allow_anonymous = true"
+                    ),
+                );
+            }
+            listener.allow_anonymous |= loopback;
+            match taken.iter().find(|(address, _)| *address == listener.bind) {
+                Some((address, other)) => self.wrong(&bind, &format!("is {address}, which {other} already has")),
+                None if listener.bind.ends_with(":0") => {}
+                None => taken.push((listener.bind.clone(), place)),
+            }
+        }
+    }
+
+    fn links(&mut self, config: &mut Config) {
+        let mut names: Vec<String> = Vec::new();
+        let own = config.cluster.name.clone();
+        for (index, link) in config.cluster.links.iter_mut().enumerate() {
+            let key = |part: &str| format!("cluster.links[{index}].{part}");
+            // Empty: it was missing or out of bounds, and that was said already.
+            if !link.name.is_empty() {
+                if let Err(error) = ids::check_name(&link.name) {
+                    self.wrong(&key("name"), &format!("is {}: {error}", quote(&link.name)));
+                } else if link.name == own {
+                    self.wrong(&key("name"), &format!("is {}, which is cluster.name: that is us", quote(&own)));
+                } else if names.contains(&link.name) {
+                    self.wrong(&key("name"), &format!("is {} again: duplicated_cluster_links", quote(&link.name)));
+                }
+                names.push(link.name.clone());
+            }
+            self.servers(&key("server"), link);
+            self.topics(&key("topics"), &link.topics);
+        }
+    }
+
+    fn servers(&mut self, key: &str, link: &mut Link) {
+        if link.servers.len() > SERVERS_MAX {
+            self.wrong(key, &format!("names {} addresses; at most {SERVERS_MAX} are possible", link.servers.len()));
+            return;
+        }
+        let said = self.settings.iter().any(|setting| setting.key == key && setting.origin != Origin::Default);
+        if said && link.servers.is_empty() {
+            self.wrong(key, "must name at least one address");
+        }
+        for server in &mut link.servers {
+            match server_of(server) {
+                Ok(address) => *server = address,
+                Err(why) => self.wrong(key, &format!("has {}: {why}", shorten(&quote(server)))),
+            }
+        }
+    }
+
+    fn topics(&mut self, key: &str, topics: &[String]) {
+        if topics.len() > TOPICS_MAX {
+            self.wrong(key, &format!("has {} filters; at most {TOPICS_MAX} are possible", topics.len()));
+            return;
+        }
+        for (place, topic) in topics.iter().enumerate() {
+            let shown = shorten(&quote(topic));
+            if let Err(error) = Filter::parse(topic, usize::from(u16::MAX)) {
+                self.wrong(key, &format!("has {shown}: {error} (invalid_topics)"));
+            } else if topic == LINK_TOPICS || topic.starts_with("$LINK/") {
+                self.wrong(key, &format!("has {shown}: $LINK belongs to the links themselves (topic_not_allowed)"));
+            } else if topic.starts_with("$share/") || topic.starts_with("$exclusive/") {
+                self.wrong(key, &format!("has {shown}: name the filter itself, groups need no mention here"));
+            } else {
+                let mut others = topics.iter().enumerate().filter(|(other, _)| *other != place);
+                // Of two equal filters the second is the redundant one.
+                let wider = others.find(|(other, wide)| covers(wide, topic) && (topic != *wide || *other < place));
+                if let Some((_, wide)) = wider {
+                    let wide = shorten(&quote(wide));
+                    self.wrong(key, &format!("has {shown}, which {wide} covers (redundant_topics)"));
+                }
+            }
+        }
+    }
+}
+
+/// Does `wide` match everything that `narrow` matches? A leading wildcard never covers `$`.
+fn covers(wide: &str, narrow: &str) -> bool {
+    if narrow.starts_with('$') && wide.starts_with(['+', '#']) {
+        return false;
+    }
+    let (mut wide, mut narrow) = (wide.split('/'), narrow.split('/'));
+    loop {
+        match (wide.next(), narrow.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(level)) if level != "#" => {}
+            (Some(left), Some(right)) if left == right => {}
+            _ => return false,
+        }
+    }
+}
+
+/// `host:port` out of what an operator may write.
+fn server_of(text: &str) -> Result<String, String> {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, text),
+    };
+    match scheme {
+        None | Some("mqtt") => {}
+        Some("mqtts" | "quic") => return Err("this version links over plain TCP only; use mqtt://".into()),
+        Some(_) => return Err("the scheme must be mqtt:// (unsupported_scheme)".into()),
+    }
+    // A bracketed address has colons of its own.
+    let (host, port) = match rest.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        Some((inner, port)) if inner.parse::<core::net::Ipv6Addr>().is_ok() => (format!("[{inner}]"), port),
+        Some(_) => return Err("there is no IPv6 address in the brackets".into()),
+        None => match rest.split_once(':') {
+            Some((host, _)) => (host.to_string(), &rest[host.len()..]),
+            None => (rest.to_string(), ""),
+        },
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !host.starts_with('[') && (host.is_empty() || !host.chars().all(plain)) {
+        return Err("an address is host:port".into());
+    }
+    let port = match port.strip_prefix(':') {
+        None if port.is_empty() => SERVER_PORT,
+        Some(digits) if digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+            digits.parse().ok().filter(|port| *port > 0).ok_or("the port must be in 1..=65535")?
+        }
+        _ => return Err("an address is host:port".into()),
+    };
+    Ok(format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_brought_into_one_form() {
+        for (text, server) in [
+            ("b", "b:1883"),
+            ("b.example.org:1884", "b.example.org:1884"),
+            ("mqtt://10.0.0.1", "10.0.0.1:1883"),
+            ("[::1]", "[::1]:1883"),
+            ("mqtt://[fe80::2]:9", "[fe80::2]:9"),
+        ] {
+            assert_eq!(server_of(text).as_deref(), Ok(server), "{text}");
+        }
+        for (bad, why) in [
+            ("mqtts://b", "plain TCP"),
+            ("quic://b", "plain TCP"),
+            ("http://b", "unsupported_scheme"),
+            ("b:0", "1..=65535"),
+            ("b:65536", "1..=65535"),
+            ("b:", "1..=65535"),
+            ("b:+1", "host:port"),
+            (":1883", "host:port"),
+            ("", "host:port"),
+            ("a b", "host:port"),
+            ("::1", "host:port"),
+            ("[::x]:1", "IPv6"),
+            ("[::1]1", "host:port"),
+            ("b/path", "host:port"),
+        ] {
+            let error = server_of(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_filter_covers_what_it_matches_and_no_more() {
+        for (wide, narrow, yes) in [
+            ("t/#", "t", true),
+            ("t/#", "t/+", true),
+            ("t/#", "t/+/#", true),
+            ("t/+/#", "t/#", false),
+            ("t/+", "t/#", false),
+            ("t/+", "t/1", true),
+            ("t/1", "t/+", false),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("#", "#", true),
+            ("a", "a/b", false),
+            ("a/b", "a", false),
+        ] {
+            assert_eq!(covers(wide, narrow), yes, "{wide} {narrow}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! From what was said to a [`Config`]: every knob judges its value, then the rules between knobs hold.
+//! All errors are collected, so that an operator mends a file once.
+
+use alloc::{
+    collections::BTreeSet,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use toml::de::DeValue;
+
+use super::{
+    Config, check,
+    knob::{Knob, Value},
+    links::{AcceptKnobs, Cluster, LINKS_MAX, Link, LinkKnobs, Own, SslKnobs},
+    listeners::{DEFAULT_NAME, LISTENERS_MAX, Listener, Tcp},
+    section::Section,
+    source::{self, ConfigError, Origin, Parsed, Place, Said, Sayings, Sources},
+};
+
+const LISTENERS_TCP: &str = "listeners.tcp.";
+const LINKS: &str = "cluster.links";
+
+/// A configuration that holds, and where each value came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The typed values.
+    pub config: Config,
+    /// Every knob with its effective value, in the order of the reference.
+    pub settings: Vec<Setting>,
+}
+
+/// A knob's effective value.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Its key, with names filled in.
+    pub key: String,
+    /// As the file would write it; secrets as stars.
+    pub value: String,
+    /// Who said it.
+    pub origin: Origin,
+    /// The knob.
+    pub knob: &'static Knob,
+}
+
+/// Reads a configuration, or says everything that is wrong with it.
+pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let parsed = source::parse(sources, &mut errors);
+    let sayings = source::flatten(&parsed, &mut errors);
+    let mut assembly = Assembly { sayings, parsed: &parsed, settings: Vec::new(), errors };
+    let mut config = assembly.config(sources.data_dir);
+    let Assembly { settings, mut errors, .. } = assembly;
+    check::rules(&mut config, &settings, &mut errors);
+    if errors.is_empty() { Ok(Loaded { config, settings }) } else { Err(errors) }
+}
+
+struct Assembly<'a> {
+    sayings: Sayings<'a>,
+    parsed: &'a [Parsed<'a>],
+    settings: Vec<Setting>,
+    errors: Vec<ConfigError>,
+}
+
+impl<'a> Assembly<'a> {
+    fn config(&mut self, data_dir: &str) -> Config {
+        let data_dir = ("node.data_dir", Value::Text(data_dir.into()));
+        Config {
+            node: self.section_with("", Some(data_dir)),
+            dataplane: self.section(""),
+            listeners: self.listeners(),
+            mqtt: self.section(""),
+            limits: self.section(""),
+            retainer: self.section(""),
+            cluster: self.cluster(),
+            dashboard: self.section(""),
+            log: self.section(""),
+        }
+    }
+
+    fn section<S: Section>(&mut self, name: &str) -> S {
+        self.section_with(name, None)
+    }
+
+    /// Builds a section whose keys have `name` for `<name>`; one default may be known only at run time.
+    fn section_with<S: Section>(&mut self, name: &str, preset: Option<(&str, Value)>) -> S {
+        let values: Vec<Value> = S::KNOBS
+            .iter()
+            .map(|knob| {
+                let key = knob.key_for(name);
+                let preset = preset.as_ref().filter(|(of, _)| *of == knob.key).map(|(_, value)| value.clone());
+                let said = self.sayings.remove(&key);
+                self.value(knob, key, said, preset.unwrap_or_else(|| knob.default.value()))
+            })
+            .collect();
+        S::build(&mut values.into_iter())
+    }
+
+    /// The value of one knob, noted for `config show`.
+    fn value(&mut self, knob: &'static Knob, key: String, said: Option<Said<'a>>, preset: Value) -> Value {
+        let (value, origin) = match said {
+            None => (preset, Origin::Default),
+            Some(said) => match knob.read(&key, &said.found) {
+                Ok(value) => (value, said.origin),
+                Err(message) => {
+                    self.errors.push(ConfigError { origin: said.origin, message });
+                    (preset, Origin::Default)
+                }
+            },
+        };
+        self.settings.push(Setting { key, value: knob.show(&value), origin, knob });
+        value
+    }
+
+    fn listeners(&mut self) -> Vec<Listener> {
+        let mut names: BTreeSet<String> = [DEFAULT_NAME.to_string()].into();
+        for (key, said) in &self.sayings {
+            let rest = key.strip_prefix(LISTENERS_TCP).filter(|_| said.knob.is_some());
+            names.extend(rest.and_then(|rest| rest.split('.').next()).map(String::from));
+        }
+        if names.len() > LISTENERS_MAX {
+            let message = format!("{} listeners; a node has at most {LISTENERS_MAX}", names.len());
+            self.errors.push(ConfigError { origin: Origin::Default, message });
+            return Vec::new();
+        }
+        names.iter().map(|name| self.listener(name)).collect()
+    }
+
+    fn listener(&mut self, name: &str) -> Listener {
+        let bind = format!("{LISTENERS_TCP}{name}.bind");
+        let first = self.sayings.range(format!("{LISTENERS_TCP}{name}.")..).next();
+        if name != DEFAULT_NAME && !self.sayings.contains_key(&bind) {
+            let origin = first.map_or(Origin::Default, |(_, said)| said.origin.clone());
+            self.errors.push(ConfigError { origin, message: format!("{bind} is required") });
+        }
+        let tcp: Tcp = self.section(name);
+        tcp.named(name)
+    }
+
+    fn cluster(&mut self) -> Cluster {
+        let own: Own = self.section("");
+        let links = match self.sayings.remove(LINKS) {
+            None => Vec::new(),
+            Some(said) => self.links(&said),
+        };
+        Cluster { name: own.name, links }
+    }
+
+    fn links(&mut self, said: &Said<'a>) -> Vec<Link> {
+        let wrong = |message: String| ConfigError { origin: said.origin.clone(), message };
+        let (DeValue::Array(array), Some(place)) = (said.found.value, source::place_of(self.parsed, &said.origin))
+        else {
+            self.errors.push(wrong(format!("{LINKS} must be an array of tables")));
+            return Vec::new();
+        };
+        if array.len() > LINKS_MAX {
+            self.errors.push(wrong(format!("{LINKS} has {} members; at most {LINKS_MAX} are possible", array.len())));
+            return Vec::new();
+        }
+        let mut links = Vec::with_capacity(array.len());
+        for (index, member) in array.iter().enumerate() {
+            let origin = place.at(member.span());
+            match member.get_ref() {
+                DeValue::Table(table) => links.push(self.link(index, origin, table, place)),
+                _ => {
+                    let message = format!("{LINKS}[{index}] must be a table");
+                    self.errors.push(ConfigError { origin, message });
+                }
+            }
+        }
+        links
+    }
+
+    fn link(&mut self, index: usize, origin: Origin, table: &'a toml::de::DeTable<'a>, place: &'a Place<'a>) -> Link {
+        let shown = format!("{LINKS}[{index}].");
+        let mut sayings = source::flatten_link(table, &shown, place, &mut self.errors);
+        for required in ["name", "server", "topics"] {
+            if !sayings.contains_key(required) {
+                let message = format!("{shown}{required} is required");
+                self.errors.push(ConfigError { origin: origin.clone(), message });
+            }
+        }
+        let accepts = sayings.keys().any(|key| key.starts_with("accept."));
+        if !accepts && table.iter().any(|(key, _)| key.get_ref() == "accept") {
+            // An empty one would let anybody speak for the remote.
+            let message = format!("{shown}accept must name a username, a clientid_prefix or a cert");
+            self.errors.push(ConfigError { origin, message });
+        }
+        let knobs: LinkKnobs = self.link_section(&shown, &mut sayings);
+        let ssl: SslKnobs = self.link_section(&shown, &mut sayings);
+        let accept = if accepts { Some(self.link_section::<AcceptKnobs>(&shown, &mut sayings)) } else { None };
+        if ssl.enable {
+            self.wrong_setting(&shown, "ssl.enable", "must be false: this version has no TLS links");
+        }
+        if accept.as_ref().is_some_and(|accept| accept.cert.is_some()) {
+            self.wrong_setting(&shown, "accept.cert", "cannot be used: this version has no TLS listeners");
+        }
+        knobs.link(accept)
+    }
+
+    fn link_section<S: Section>(&mut self, shown: &str, sayings: &mut Sayings<'a>) -> S {
+        let values: Vec<Value> = S::KNOBS
+            .iter()
+            .map(|knob| {
+                let key = knob.key.strip_prefix("cluster.links[].").unwrap_or(knob.key);
+                self.value(knob, format!("{shown}{key}"), sayings.remove(key), knob.default.value())
+            })
+            .collect();
+        S::build(&mut values.into_iter())
+    }
+
+    fn wrong_setting(&mut self, shown: &str, key: &str, text: &str) {
+        let key = format!("{shown}{key}");
+        let origin = check::origin_of(&self.settings, &key);
+        self.errors.push(ConfigError { origin, message: format!("{key} {text}") });
+    }
+}

@@ -1,0 +1,82 @@
+//! Configuration: one record per knob, read from a TOML file and from the environment, typed at the end.
+//! Both processes and `ringmq config` call it at start and at SIGHUP; the caller reads the file and the variables.
+//! Always true: a [`Config`] that [`load`] returns has passed every bound and every rule between knobs.
+
+mod catalog;
+mod check;
+mod knob;
+mod limits;
+mod links;
+mod listeners;
+mod load;
+mod mqtt;
+mod node;
+mod reference;
+mod secret;
+mod section;
+mod source;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    catalog::knobs,
+    knob::{Apply, Bounds, Kind, Knob, Preset, Value},
+    limits::{Limits, Retainer},
+    links::{Accept, Cluster, LINKS_MAX, Link},
+    listeners::{Listener, ListenerKind},
+    load::{Loaded, Setting, load},
+    mqtt::Mqtt,
+    node::{Dashboard, Dataplane, Format, Level, Log, Node, Pin, SHARDS_MAX},
+    reference::reference,
+    secret::Secret,
+    source::{ConfigError, FILE_BYTES_MAX, Origin, SourceFile, Sources},
+    units::Clock,
+};
+
+/// Everything that a node is told by its operator.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// `node.*`.
+    pub node: Node,
+    /// `dataplane.*`.
+    pub dataplane: Dataplane,
+    /// `listeners.*`, by name. The position is the listener's number.
+    pub listeners: Vec<Listener>,
+    /// `mqtt.*`.
+    pub mqtt: Mqtt,
+    /// `limits.*`.
+    pub limits: Limits,
+    /// `retainer.*`.
+    pub retainer: Retainer,
+    /// `cluster.*`.
+    pub cluster: Cluster,
+    /// `dashboard.*`.
+    pub dashboard: Dashboard,
+    /// `log.*`.
+    pub log: Log,
+}
+
+impl Default for Config {
+    /// Every knob at its default, with the default listener and without links.
+    fn default() -> Config {
+        let mut listener = listeners::Tcp::default().named(listeners::DEFAULT_NAME);
+        // Its address is loopback.
+        listener.allow_anonymous = true;
+        Config {
+            node: Node::default(),
+            dataplane: Dataplane::default(),
+            listeners: [listener].into(),
+            mqtt: Mqtt::default(),
+            limits: Limits::default(),
+            retainer: Retainer::default(),
+            cluster: Cluster::default(),
+            dashboard: Dashboard::default(),
+            log: Log::default(),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What `ringmq ctl` asks the control process over `control.sock`, and what it is told.
+//! One question per connection; both are frames of [`crate::wire`].
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{report::Report, view::ViewNumber};
+
+/// A question.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// How does the node go?
+    Status,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Ask::Status`].
+    Status(Status),
+}
+
+/// How a node goes, as its control process sees it.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of this node.
+    pub node: String,
+    /// Name of its cluster.
+    pub cluster: String,
+    /// Version of the control process.
+    pub version: String,
+    /// Process id of the control process.
+    pub pid: u32,
+    /// Time since it started.
+    pub uptime_ms: u64,
+    /// Where it serves HTTP.
+    pub http: String,
+    /// The View that it wants the data plane to hold.
+    pub view: ViewNumber,
+    /// The data plane answers.
+    pub dataplane_up: bool,
+    /// Its last Report, which may be old if it does not answer.
+    pub report: Option<Report>,
+    /// Age of that Report.
+    pub report_age_ms: u64,
+}
