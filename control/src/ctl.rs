@@ -1,0 +1,213 @@
+//! `control.sock`: what `ringmq ctl` asks, both ends of it. Only the owner of the data directory may connect.
+
+use std::{
+    fmt::Write,
+    fs,
+    io::{self, Read, Write as _},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener as StdListener, UnixStream as StdStream},
+    },
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use contract::{
+    ctl::{Answer, Ask, Status},
+    report::Report,
+    wire::{self, Frames},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use crate::{CONTROL_SOCKET, state::Shared};
+
+/// Questions that are answered at the same time.
+const CONNECTIONS_MAX: usize = 16;
+/// Longest question.
+const ASK_BYTES_MAX: usize = 4096;
+/// A question is asked and answered within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens the socket, in the place of one that a killed predecessor left.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+        _ => {}
+    }
+    let listener = StdListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Answers for ever.
+pub(crate) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    match timeout(PATIENCE, answer(stream, &shared)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(cause)) => debug!("a question of ctl failed: {cause}"),
+                        Err(_) => debug!("a question of ctl took too long"),
+                    }
+                    drop(place);
+                });
+            }
+            Err(cause) => {
+                warn!("{CONTROL_SOCKET} cannot accept: {cause}");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
+    let (mut frames, mut bytes, mut total) = (Frames::default(), [0; ASK_BYTES_MAX], 0);
+    let ask = loop {
+        let read = stream.read(&mut bytes).await?;
+        total += read;
+        if read == 0 || total > ASK_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        frames.push(&bytes[..read]);
+        if let Some(ask) = frames.take().map_err(io::Error::other)? {
+            break ask;
+        }
+    };
+    let answer = match ask {
+        Ask::Status => Answer::Status(shared.status()),
+    };
+    let mut out = Vec::new();
+    wire::encode(&answer, &mut out).map_err(io::Error::other)?;
+    stream.write_all(&out).await?;
+    stream.shutdown().await
+}
+
+/// Asks the control process of the node in `data_dir` how it goes.
+pub fn status(data_dir: &Path) -> Result<Status, String> {
+    let path = data_dir.join(CONTROL_SOCKET);
+    let failed = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("no control process runs in {} (is the node started?)", data_dir.display())
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("the control process of {} does not answer", data_dir.display())
+        }
+        _ => format!("{}: {cause}", path.display()),
+    };
+    ask(&path, &Ask::Status).map(|Answer::Status(status)| status).map_err(failed)
+}
+
+fn ask(path: &Path, ask: &Ask) -> io::Result<Answer> {
+    let mut stream = StdStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut out = Vec::new();
+    wire::encode(ask, &mut out).map_err(io::Error::other)?;
+    stream.write_all(&out)?;
+    let (mut frames, mut bytes) = (Frames::default(), vec![0; 64 << 10]);
+    loop {
+        let read = stream.read(&mut bytes)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        frames.push(&bytes[..read]);
+        if let Some(answer) = frames.take().map_err(io::Error::other)? {
+            return Ok(answer);
+        }
+    }
+}
+
+/// A status for people.
+pub fn render(status: &Status) -> String {
+    let mut out = String::new();
+    let word = if status.dataplane_up { "started" } else { "not serving" };
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "Node {} is {word}", status.node);
+    let _ = writeln!(out, "cluster      {}", status.cluster);
+    let _ = writeln!(
+        out,
+        "control      version {}, pid {}, up {}, http {}",
+        status.version,
+        status.pid,
+        uptime(status.uptime_ms),
+        status.http
+    );
+    match &status.report {
+        None => out.push_str("data plane   has not reported yet\n"),
+        Some(report) => render_report(report, status, &mut out),
+    }
+    out
+}
+
+fn render_report(report: &Report, status: &Status, out: &mut String) {
+    let silent =
+        if status.dataplane_up { String::new() } else { format!(", silent for {}", uptime(status.report_age_ms)) };
+    let _ = writeln!(
+        out,
+        "data plane   version {}, pid {}, up {}, {} shards{silent}",
+        report.version,
+        report.pid,
+        uptime(report.uptime_ms),
+        report.shards.len()
+    );
+    let held = if report.view == status.view { "current" } else { "behind" };
+    let _ = writeln!(out, "view         {}.{} ({held})", report.view.incarnation, report.view.number);
+    for listener in &report.listeners {
+        let _ = writeln!(
+            out,
+            "listener     {}:{} on {}, {} of {} connections",
+            listener.kind, listener.name, listener.address, listener.connections, listener.max_connections
+        );
+    }
+    for (index, shard) in report.shards.iter().enumerate() {
+        let _ = writeln!(
+            out,
+            "shard {index:<6} {} connections, {} sessions, {} subscriptions, {} retained",
+            shard.connections,
+            shard.sessions,
+            shard.subscriptions + shard.shared_subscriptions,
+            shard.retained
+        );
+    }
+    for link in &report.links {
+        let _ = writeln!(
+            out,
+            "link         {}: {}, {} routes, {} queued ({} bytes)",
+            link.name, link.status, link.routes, link.queued, link.queued_bytes
+        );
+    }
+    let _ = writeln!(
+        out,
+        "messages     {} received, {} sent",
+        report.counter("messages_received"),
+        report.counter("messages_sent")
+    );
+    for shed in report.counters.iter().filter(|counter| counter.name.starts_with("shed_") && counter.value > 0) {
+        let _ = writeln!(out, "shed         {} {}: {}", shed.value, shed.name, shed.doc.trim());
+    }
+}
+
+/// The two largest units.
+fn uptime(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{}h", s / 86_400, s % 86_400 / 3600),
+    }
+}

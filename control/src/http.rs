@@ -1,0 +1,170 @@
+//! HTTP: `/status` for load balancers, `/metrics` for Prometheus, `/api/v5` with EMQX's paths and field names.
+//! Always true: connections, request heads and waiting times are bounded, and an error is `{code, message}`.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Path, RawQuery, Request, State, rejection::PathRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tower_service::Service;
+use tracing::{debug, warn};
+
+use crate::{host::Host, metrics, state::Shared};
+
+/// Connections at the same time; further ones wait in the kernel.
+const CONNECTIONS_MAX: usize = 256;
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// A request's head must come within this time, also the next one on a connection that is kept.
+const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+/// A connection lives no longer than this.
+const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// What EMQX tells a load balancer to wait.
+const RETRY_AFTER_S: &str = "15";
+
+/// Serves for ever.
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let router = router(shared);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    connection(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(cause) => {
+                // Out of descriptors, most likely: trying at once would only burn the CPU.
+                warn!("HTTP cannot accept: {cause}");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut router = router.clone();
+        async move {
+            let request = request.map(axum::body::Body::new);
+            let response: Result<Response, Infallible> = router.call(request).await;
+            response
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_LIFE, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => debug!("an HTTP connection ended: {cause}"),
+        Err(_) => debug!("an HTTP connection was open for too long"),
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/metrics", get(metrics_page))
+        .route("/api/v5/status", get(status))
+        .route("/api/v5/prometheus/stats", get(metrics_page))
+        .route("/api/v5/nodes", get(nodes))
+        .route("/api/v5/nodes/{node}", get(node))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(shared)
+}
+
+async fn status(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+    let up = shared.seen().up;
+    let code = if up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let (broker, app) = if up { ("started", "running") } else { ("stopped", "not_running") };
+    let wants_json = query.is_some_and(|query| query.split('&').any(|part| part == "format=json"));
+    let body = if wants_json {
+        Json(json!({
+            "node_name": shared.node,
+            "rel_vsn": env!("CARGO_PKG_VERSION"),
+            "cluster": shared.cluster,
+            "broker_status": broker,
+            "app_status": app,
+        }))
+        .into_response()
+    } else {
+        let app = if up { "running" } else { "not running" };
+        format!("Node {} is {broker}\nringmq is {app}", shared.node).into_response()
+    };
+    match up {
+        true => (code, body).into_response(),
+        false => (code, [(header::RETRY_AFTER, RETRY_AFTER_S)], body).into_response(),
+    }
+}
+
+async fn metrics_page(State(shared): State<Arc<Shared>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&shared)).into_response()
+}
+
+async fn nodes(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!([describe(&shared)]))
+}
+
+async fn node(State(shared): State<Arc<Shared>>, name: Result<Path<String>, PathRejection>) -> Response {
+    match name {
+        Ok(Path(name)) if name == shared.node => Json(describe(&shared)).into_response(),
+        _ => refused(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no node of that name"),
+    }
+}
+
+/// This node with EMQX's field names.
+fn describe(shared: &Shared) -> Value {
+    let (seen, host) = (shared.seen(), Host::look());
+    let report = seen.report.filter(|_| seen.up);
+    let total = |of: fn(&contract::report::ShardReport) -> u64| report.as_ref().map_or(0, |report| report.total(of));
+    json!({
+        "node": shared.node,
+        "node_status": if seen.up { "running" } else { "stopped" },
+        "role": "core",
+        "version": env!("CARGO_PKG_VERSION"),
+        "edition": "RingMQ",
+        "uptime": report.as_ref().map_or(0, |report| report.uptime_ms),
+        "connections": total(|shard| shard.connections),
+        "live_connections": total(|shard| shard.connections),
+        "cluster_sessions": total(|shard| shard.sessions),
+        "shards": report.as_ref().map_or(0, |report| report.shards.len()),
+        "load1": host.load[0],
+        "load5": host.load[1],
+        "load15": host.load[2],
+        "max_fds": host.descriptors_max,
+        "memory_total": host.memory_total_bytes,
+        "memory_used": host.memory_used_bytes,
+    })
+}
+
+async fn not_found() -> Response {
+    refused(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path")
+}
+
+async fn method_not_allowed() -> Response {
+    refused(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path can only be read")
+}
+
+fn refused(status: StatusCode, code: &str, message: &str) -> Response {
+    (status, Json(json!({ "code": code, "message": message }))).into_response()
+}

@@ -1,0 +1,201 @@
+//! The control process: an ordinary async process beside the data plane. It makes the View, keeps the last Report,
+//! and serves HTTP and `ringmq ctl`. It never sees a message, and the data plane serves on without it.
+
+pub mod ctl;
+mod dataplane;
+mod host;
+mod http;
+mod incarnation;
+pub mod logging;
+mod metrics;
+mod state;
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use contract::{
+    config::Config,
+    view::{LimitsPage, Page, View, ViewNumber},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use tracing::{error, info, warn};
+
+use crate::state::Shared;
+
+/// `sysexits.h`: the configuration is wrong. A supervisor does not try again.
+pub const EXIT_CONFIG: u8 = 78;
+/// Where the data plane listens for control, in the data directory.
+pub const DATAPLANE_SOCKET: &str = "dataplane.sock";
+/// Where control listens for `ringmq ctl`, in the data directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// Open requests may finish after a stop was asked for.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Reads the configuration anew at SIGHUP, or says why it cannot be used.
+pub type Reload = Box<dyn Fn() -> Result<Config, String>>;
+
+/// Serves until SIGTERM or SIGINT. Prints one JSON line to standard output when HTTP and `ctl` accept.
+pub fn run(config: Config, reload: Reload) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            error!("control cannot start: {cause}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(serve(config, reload)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { message, code }) => {
+            error!("{message}");
+            ExitCode::from(code)
+        }
+    };
+    runtime.shutdown_timeout(STOP_PATIENCE);
+    code
+}
+
+/// Why control could not come up.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(code: u8, message: String) -> Failure {
+        Failure { message, code }
+    }
+}
+
+async fn serve(config: Config, reload: Reload) -> Result<(), Failure> {
+    let data_dir = PathBuf::from(&config.node.data_dir);
+    let mut signals = Signals::new().map_err(|cause| Failure::new(1, format!("no signals: {cause}")))?;
+    let http_bind = &config.dashboard.http_bind;
+    let (http, address) = listen(http_bind).await.map_err(|cause| {
+        Failure::new(EXIT_CONFIG, format!("dashboard.listeners.http.bind: cannot listen on {http_bind}: {cause}"))
+    })?;
+    let socket = data_dir.join(CONTROL_SOCKET);
+    let ctl = ctl::listen(&socket)
+        .map_err(|cause| Failure::new(1, format!("cannot listen on {}: {cause}", socket.display())))?;
+    let number = ViewNumber { incarnation: incarnation::next(&data_dir), number: 1 };
+    let (view, view_seen) = watch::channel(Arc::new(view_of(&config, number)));
+    let shared = Shared::new(&config, address, view_seen.clone());
+    let dataplane =
+        dataplane::Dataplane { socket: data_dir.join(DATAPLANE_SOCKET), view: view_seen, shared: shared.clone() };
+    tokio::spawn(http::serve(http, shared.clone()));
+    tokio::spawn(ctl::serve(ctl, shared.clone()));
+    tokio::spawn(dataplane.run(view.clone(), data_dir.clone()));
+    announce(address).map_err(|cause| Failure::new(1, format!("cannot write to standard output: {cause}")))?;
+    info!(http = %address, "control is up");
+    let mut current = config;
+    loop {
+        match signals.next().await {
+            Asked::Stop => break,
+            Asked::Reload => match reload() {
+                Ok(next) => {
+                    apply(&current, &next, &view);
+                    current = next;
+                }
+                Err(why) => error!("the configuration is not reloaded: {why}"),
+            },
+        }
+    }
+    // A successor may already have put its own socket there; then nothing of ours is left to remove.
+    let _ = fs::remove_file(data_dir.join(CONTROL_SOCKET));
+    info!("control stops");
+    Ok(())
+}
+
+/// A new View if pages changed, and a line about what needs a restart.
+fn apply(current: &Config, next: &Config, view: &watch::Sender<Arc<View>>) {
+    logging::set_level(next.log.level);
+    let number = view.borrow().number;
+    let fresh = view_of(next, ViewNumber { number: number.number + 1, ..number });
+    let changed = fresh.digests != view.borrow().digests;
+    if changed {
+        info!(number = fresh.number.number, "a new view is on its way to the data plane");
+        view.send_replace(Arc::new(fresh));
+    }
+    let restart = [
+        ("node", current.node != next.node),
+        ("dataplane", current.dataplane != next.dataplane),
+        ("listeners", current.listeners != next.listeners),
+        ("cluster.name", current.cluster.name != next.cluster.name),
+        ("dashboard", current.dashboard != next.dashboard),
+    ];
+    let waiting: Vec<&str> = restart.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+    if !waiting.is_empty() {
+        warn!("changes wait for the next start: {}", waiting.join(", "));
+    }
+    info!(changed, "the configuration was read again");
+}
+
+fn view_of(config: &Config, number: ViewNumber) -> View {
+    let limits =
+        LimitsPage { mqtt: config.mqtt.clone(), limits: config.limits.clone(), retainer: config.retainer.clone() };
+    View::complete(number, vec![Page::Links(config.cluster.links.clone()), Page::Limits(limits)])
+}
+
+async fn listen(bind: &str) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(bind).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// The line by which a supervisor or a script learns that we are up.
+fn announce(http: SocketAddr) -> io::Result<()> {
+    let line = serde_json::json!({ "http": http.to_string(), "pid": std::process::id() });
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+}
+
+/// Writes a small file so that a reader sees the old one or the new one.
+fn replace_file(path: &Path, text: &str) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}

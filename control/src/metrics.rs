@@ -1,0 +1,275 @@
+//! `/metrics`: the last Report in Prometheus' text format. Every counter appears under its own name with the sentence
+//! that explains it, and, where EMQX counts the same thing, also under EMQX's name, for the boards that know it.
+
+use std::fmt::{Display, Write};
+
+use contract::report::Report;
+
+use crate::state::{Seen, Shared};
+
+/// EMQX's name, and the counters of ours whose sum it is.
+const EMQX_COUNTERS: &[(&str, &[&str])] = &[
+    ("bytes_received", &["bytes_received"]),
+    ("bytes_sent", &["bytes_sent"]),
+    ("packets_received", &["packets_received"]),
+    ("messages_received", &["messages_received"]),
+    ("messages_sent", &["messages_sent"]),
+    ("messages_delivered", &["messages_sent"]),
+    ("messages_retained", &["retained_stored"]),
+    ("messages_forward", &["link_sent"]),
+    ("messages_dropped", &["messages_without_subscribers"]),
+    ("messages_dropped_no_subscribers", &["messages_without_subscribers"]),
+    ("delivery_dropped", DELIVERY_SHED),
+    ("delivery_dropped_queue_full", &["shed_queue_full"]),
+    ("delivery_dropped_qos0_msg", &["shed_slow_subscriber", "shed_offline_qos0"]),
+    ("delivery_dropped_expired", &["shed_expired"]),
+    ("delivery_dropped_too_large", &["shed_too_large"]),
+    ("client_connected", &["client_connected"]),
+    ("client_disconnected", &["client_disconnected"]),
+    ("session_created", &["session_created"]),
+    ("session_resumed", &["session_resumed"]),
+    ("session_takenover", &["session_taken_over"]),
+    ("session_discarded", &["session_discarded"]),
+    ("session_terminated", &["session_expired"]),
+];
+
+const DELIVERY_SHED: &[&str] = &[
+    "shed_queue_full",
+    "shed_slow_subscriber",
+    "shed_offline_qos0",
+    "shed_expired",
+    "shed_too_large",
+    "shed_session_ended",
+];
+
+/// The page.
+pub(crate) fn render(shared: &Shared) -> String {
+    let mut page = Page::default();
+    let seen = shared.seen();
+    let labels = [("node", shared.node.as_str()), ("version", env!("CARGO_PKG_VERSION"))];
+    page.head("ringmq_info", "gauge", "Name and version of this node.");
+    page.sample("ringmq_info", &labels, 1);
+    page.one("ringmq_control_uptime_seconds", "gauge", "Time since control started.", shared.uptime().as_secs_f64());
+    page.one("ringmq_dataplane_up", "gauge", "The data plane answers control.", u8::from(seen.up));
+    page.one("emqx_cluster_nodes_running", "gauge", "Nodes that serve.", u8::from(seen.up));
+    page.one("emqx_cluster_nodes_stopped", "gauge", "Nodes that do not serve.", u8::from(!seen.up));
+    // An old Report would look like a node that stands still: better no samples than wrong ones.
+    if let Seen { up: true, report: Some(report), age } = &seen {
+        page.one("ringmq_report_age_seconds", "gauge", "Age of the figures below.", age.as_secs_f64());
+        page.one(
+            "ringmq_dataplane_uptime_seconds",
+            "gauge",
+            "Time since the data plane started.",
+            report.uptime_ms as f64 / 1e3,
+        );
+        page.gauges(report);
+        page.counters(report);
+        page.shards(report);
+        page.listeners(report);
+        page.links(report);
+    }
+    page.text
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn gauges(&mut self, report: &Report) {
+        let connections = report.total(|shard| shard.connections);
+        let sessions = report.total(|shard| shard.sessions);
+        let shared = report.total(|shard| shard.shared_subscriptions);
+        let subscriptions = report.total(|shard| shard.subscriptions) + shared;
+        let gauges = [
+            ("emqx_connections_count", "Connections.", connections),
+            ("emqx_live_connections_count", "Connections that are open.", connections),
+            ("emqx_sessions_count", "Sessions, with or without connection.", sessions),
+            ("emqx_cluster_sessions_count", "Sessions in the cluster.", sessions),
+            ("emqx_subscriptions_count", "Subscriptions.", subscriptions),
+            ("emqx_subscriptions_shared_count", "Shared subscriptions.", shared),
+            ("emqx_retained_count", "Retained messages.", report.total(|shard| shard.retained)),
+        ];
+        for (name, doc, value) in gauges {
+            self.one(name, "gauge", doc, value);
+        }
+    }
+
+    fn counters(&mut self, report: &Report) {
+        for counter in &report.counters {
+            self.one(&format!("ringmq_{}_total", counter.name), "counter", counter.doc.trim(), counter.value);
+        }
+        for (name, parts) in EMQX_COUNTERS {
+            let value: u64 = parts.iter().map(|part| report.counter(part)).sum();
+            self.one(&format!("emqx_{name}"), "counter", &format!("EMQX's name for {}.", parts.join(" + ")), value);
+        }
+    }
+
+    fn shards(&mut self, report: &Report) {
+        type Of = fn(&contract::report::ShardReport) -> u64;
+        let values: [(&str, &str, Of); 10] = [
+            ("turns", "Turns since the start.", |shard| shard.turns),
+            ("connections", "Transports, with or without CONNECT.", |shard| shard.connections),
+            ("sessions", "Sessions, with or without connection.", |shard| shard.sessions),
+            ("subscriptions", "Subscriptions that are not shared.", |shard| shard.subscriptions),
+            ("shared_subscriptions", "Subscriptions that are shared.", |shard| shard.shared_subscriptions),
+            ("retained", "Retained messages that the shard owns.", |shard| shard.retained),
+            ("interest", "Filters that the shard knows.", |shard| shard.interest),
+            ("obligations", "Publishes and subscribes that wait for another shard.", |shard| shard.obligations),
+            ("staged_bytes", "Bytes that wait for room in a mailbox.", |shard| shard.staged_bytes),
+            ("queued", "Messages that wait for their sessions.", |shard| shard.queued),
+        ];
+        for (name, doc, value) in values {
+            let (name, kind) = match name {
+                "turns" => ("ringmq_shard_turns_total".to_owned(), "counter"),
+                name => (format!("ringmq_shard_{name}"), "gauge"),
+            };
+            self.head(&name, kind, doc);
+            for (index, shard) in report.shards.iter().enumerate() {
+                self.sample(&name, &[("shard", &index.to_string())], value(shard));
+            }
+        }
+    }
+
+    fn listeners(&mut self, report: &Report) {
+        for (name, doc, most) in [
+            ("ringmq_listener_connections", "Connections of a listener.", false),
+            ("ringmq_listener_connections_max", "Most connections of a listener.", true),
+        ] {
+            self.head(name, "gauge", doc);
+            for listener in &report.listeners {
+                let labels =
+                    [("kind", listener.kind.as_str()), ("name", &listener.name), ("address", &listener.address)];
+                self.sample(name, &labels, if most { listener.max_connections } else { listener.connections });
+            }
+        }
+    }
+
+    fn links(&mut self, report: &Report) {
+        for (name, doc) in [
+            ("ringmq_link_up", "The link is connected."),
+            ("ringmq_link_routes", "Filters that the remote announced."),
+            ("ringmq_link_queued", "Messages that wait for the remote."),
+            ("ringmq_link_queued_bytes", "Bytes that wait for the remote."),
+        ] {
+            self.head(name, "gauge", doc);
+            for link in &report.links {
+                let value = match name {
+                    "ringmq_link_up" => u64::from(link.status == "connected"),
+                    "ringmq_link_routes" => link.routes,
+                    "ringmq_link_queued" => link.queued,
+                    _ => link.queued_bytes,
+                };
+                self.sample(name, &[("link", link.name.as_str())], value);
+            }
+        }
+    }
+
+    fn one(&mut self, name: &str, kind: &str, doc: &str, value: impl Display) {
+        self.head(name, kind, doc);
+        self.sample(name, &[], value);
+    }
+
+    fn head(&mut self, name: &str, kind: &str, doc: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {}", escape(doc, false));
+        let _ = writeln!(self.text, "# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str(name);
+        for (place, (label, text)) in labels.iter().enumerate() {
+            let before = if place == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{before}{label}=\"{}\"", escape(text, true));
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+/// The format escapes backslash and line end, and quotes inside of a label.
+fn escape(text: &str, label: bool) -> String {
+    let text = text.replace('\\', "\\\\").replace('\n', "\\n");
+    if label { text.replace('"', "\\\"") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::{
+        config::Config,
+        report::{CounterReport, LinkReport, ListenerReport, ShardReport},
+        view::View,
+    };
+    use std::{collections::HashSet, sync::Arc};
+
+    fn shared() -> Arc<Shared> {
+        let (_, view) = tokio::sync::watch::channel(Arc::new(View::default()));
+        Shared::new(&Config::default(), "127.0.0.1:1".parse().unwrap(), view)
+    }
+
+    fn report() -> Report {
+        let counter = |name: &str, value| CounterReport { name: name.into(), doc: " Says\nmore.".into(), value };
+        Report {
+            shards: vec![ShardReport { connections: 2, sessions: 3, ..ShardReport::default() }; 2],
+            listeners: vec![ListenerReport { kind: "tcp".into(), name: "default".into(), ..ListenerReport::default() }],
+            links: vec![LinkReport { name: "a\"b\\".into(), status: "connected".into(), ..LinkReport::default() }],
+            counters: vec![counter("messages_sent", 41), counter("shed_queue_full", 2), counter("shed_expired", 1)],
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_report_appears_under_our_names_and_those_of_emqx() {
+        let shared = shared();
+        shared.reported(report());
+        shared.connected(true);
+        let text = render(&shared);
+        for line in [
+            "ringmq_dataplane_up 1",
+            "ringmq_messages_sent_total 41",
+            "# HELP ringmq_messages_sent_total Says\\nmore.",
+            "emqx_messages_sent 41",
+            "emqx_delivery_dropped 3",
+            "emqx_delivery_dropped_queue_full 2",
+            "emqx_connections_count 4",
+            "ringmq_shard_sessions{shard=\"1\"} 3",
+            "ringmq_link_up{link=\"a\\\"b\\\\\"} 1",
+            "ringmq_listener_connections{kind=\"tcp\",name=\"default\",address=\"\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_family_is_headed_once_and_every_sample_is_a_number() {
+        let shared = shared();
+        shared.reported(report());
+        shared.connected(true);
+        let (mut families, mut samples) = (HashSet::new(), 0);
+        for line in render(&shared).lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert!(families.insert(rest.split(' ').next().unwrap().to_owned()), "{line} comes twice");
+            } else if !line.starts_with('#') {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                let family = series.split('{').next().unwrap();
+                assert!(families.contains(family), "{line} has no head");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                samples += 1;
+            }
+        }
+        assert!(samples > 50, "only {samples} samples");
+    }
+
+    #[test]
+    fn figures_of_a_silent_data_plane_are_not_shown() {
+        let shared = shared();
+        assert!(render(&shared).contains("ringmq_dataplane_up 0"));
+        shared.reported(report());
+        let text = render(&shared);
+        assert!(text.contains("ringmq_dataplane_up 0") && !text.contains("messages_sent"), "{text}");
+    }
+}

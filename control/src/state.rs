@@ -1,0 +1,97 @@
+//! What control knows, shared by its tasks: who we are, the View that holds, the last Report.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use contract::{config::Config, ctl::Status, report::Report, view::View};
+use tokio::sync::watch;
+
+/// A data plane that has not reported for so long does not answer.
+pub(crate) const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Known to every task.
+pub(crate) struct Shared {
+    pub(crate) node: String,
+    pub(crate) cluster: String,
+    http: SocketAddr,
+    started: Instant,
+    view: watch::Receiver<Arc<View>>,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    connected: bool,
+    report: Option<(Arc<Report>, Instant)>,
+}
+
+/// The data plane as of its last Report.
+pub(crate) struct Seen {
+    /// It is connected and has reported lately.
+    pub(crate) up: bool,
+    /// The last Report; old if it is not up.
+    pub(crate) report: Option<Arc<Report>>,
+    /// Its age.
+    pub(crate) age: Duration,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config, http: SocketAddr, view: watch::Receiver<Arc<View>>) -> Arc<Shared> {
+        Arc::new(Shared {
+            node: config.node.name.clone(),
+            cluster: config.cluster.name.clone(),
+            http,
+            started: Instant::now(),
+            view,
+            last: Mutex::new(Last::default()),
+        })
+    }
+
+    /// The connection to the data plane came or went.
+    pub(crate) fn connected(&self, connected: bool) {
+        self.last().connected = connected;
+    }
+
+    /// The data plane reported.
+    pub(crate) fn reported(&self, report: Report) {
+        self.last().report = Some((Arc::new(report), Instant::now()));
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        let last = self.last();
+        match &last.report {
+            None => Seen { up: false, report: None, age: Duration::ZERO },
+            Some((report, at)) => {
+                let age = at.elapsed();
+                Seen { up: last.connected && age <= REPORT_AGE_MAX, report: Some(report.clone()), age }
+            }
+        }
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let seen = self.seen();
+        Status {
+            node: self.node.clone(),
+            cluster: self.cluster.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_ms: self.uptime().as_millis() as u64,
+            http: self.http.to_string(),
+            view: self.view.borrow().number,
+            dataplane_up: seen.up,
+            report: seen.report.map(|report| Report::clone(&report)),
+            report_age_ms: seen.age.as_millis() as u64,
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,498 @@
+//! The data plane's end of the Unix socket to control: an ordinary thread that takes Views, keeps them on disk and
+//! passes them to the shards, and sends a Report once a second. It reads what shards wrote on their boards
+//! and leaves them notes; it never makes one wait.
+//!
+//! Always true: one control is listened to, the one that came last. What it does not read is not queued: at most
+//! one Report waits. Without control everything goes on with the last View.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use broker::{counters::Counters, surface::LinkStatus};
+use contract::{
+    report::{CounterReport, LinkReport, ListenerReport, Order, Report, ShardReport, Told},
+    view::{Taken, View},
+    wire::{self, Frames},
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::{
+    data_dir::DataDir,
+    listener::Opened,
+    port::{Gauge, Note, Port},
+};
+
+/// How often control gets a Report without asking.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Read from the socket at once.
+const READ_BYTES: usize = 64 * 1024;
+/// After an error of the socket itself.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What the thread knows of the process.
+pub(crate) struct Scene {
+    pub(crate) data_dir: DataDir,
+    /// The View that was on disk, or an empty one.
+    pub(crate) view: View,
+    pub(crate) ports: Arc<[Arc<Port>]>,
+    pub(crate) listeners: Vec<Opened>,
+}
+
+/// The control process that came last.
+struct Peer {
+    stream: UnixStream,
+    frames: Frames,
+    /// A Report on its way, and how much of it was written.
+    out: Vec<u8>,
+    written: usize,
+}
+
+/// The thread's state.
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    scene: Scene,
+    peer: Option<Peer>,
+    started: Instant,
+    started_ms: u64,
+    reports: u64,
+    /// When the next Report is due.
+    report_at: Instant,
+}
+
+impl Control {
+    /// Listens. The directory is locked, so a socket that is there was left by a data plane that is gone.
+    pub(crate) fn listen(scene: Scene) -> io::Result<Control> {
+        let path = scene.data_dir.socket();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(Control {
+            listener,
+            path,
+            scene,
+            peer: None,
+            started: Instant::now(),
+            started_ms: wall.as_millis() as u64,
+            reports: 0,
+            report_at: Instant::now(),
+        })
+    }
+
+    /// Serves until `stop` is closed.
+    pub(crate) fn run(mut self, stop: &UnixStream) {
+        while self.wait_and_serve(stop) {}
+        // The next start removes it, too.
+        let _ = fs::remove_file(&self.path);
+    }
+
+    /// `false` when it is time to stop.
+    fn wait_and_serve(&mut self, stop: &UnixStream) -> bool {
+        let patience = self.report_at.saturating_duration_since(Instant::now());
+        let patience = if self.peer.is_some() { Some(patience) } else { None };
+        let patience =
+            patience.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
+        let mut polled = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
+        if let Some(peer) = &self.peer {
+            let writing = if peer.out.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            polled.push(PollFd::new(&peer.stream, PollFlags::IN | writing));
+        }
+        if poll(&mut polled, patience.as_ref()).is_err() {
+            // EINTR, or memory is short.
+            std::thread::sleep(RETRY);
+            return true;
+        }
+        let [stopped, arrived] = [polled[0].revents(), polled[1].revents()].map(|ready| !ready.is_empty());
+        let readable = polled.get(2).is_some_and(|peer| peer.revents().intersects(!PollFlags::OUT));
+        drop(polled);
+        if stopped {
+            return false;
+        }
+        if arrived {
+            self.welcome();
+        } else if readable {
+            self.read();
+        }
+        if self.peer.is_some() && Instant::now() >= self.report_at {
+            self.report();
+        }
+        self.write();
+        true
+    }
+
+    fn welcome(&mut self) {
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                if stream.set_nonblocking(true).is_err() {
+                    return;
+                }
+                let replaces = self.peer.is_some();
+                tracing::info!(replaces, "control connected");
+                self.peer = Some(Peer { stream, frames: Frames::default(), out: Vec::new(), written: 0 });
+                self.report_at = Instant::now();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                tracing::warn!(%error, "control could not be accepted");
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        let Some(peer) = &mut self.peer else { return };
+        let mut bytes = [0; READ_BYTES];
+        match peer.stream.read(&mut bytes) {
+            Ok(0) => self.forget("it closed the connection"),
+            Ok(length) => {
+                peer.frames.push(&bytes[..length]);
+                loop {
+                    let Some(peer) = &mut self.peer else { return };
+                    match peer.frames.take::<Order>() {
+                        Ok(Some(order)) => self.obey(order),
+                        Ok(None) => return,
+                        Err(error) => return self.forget(&format!("it sent {error}")),
+                    }
+                }
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => self.forget(&error.to_string()),
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        if let Order::View(view) = order {
+            let number = view.number;
+            match self.scene.view.take(view) {
+                Taken::Newer => self.pass_on(),
+                Taken::Old => tracing::debug!(?number, held = ?self.scene.view.number, "an old View was ignored"),
+                // The next Report names the pages that are held, and control sends the others.
+                Taken::Incomplete => tracing::debug!(?number, "a View lacks pages that are not held"),
+            }
+        }
+        self.report_at = Instant::now();
+    }
+
+    fn pass_on(&mut self) {
+        if let Err(error) = self.scene.data_dir.keep(&self.scene.view) {
+            // It still holds while this process lives.
+            tracing::error!(%error, "the View could not be kept for the next start");
+        }
+        let view = Arc::new(self.scene.view.clone());
+        for port in self.scene.ports.iter() {
+            if port.post(Note::View(view.clone())).is_err() {
+                tracing::error!("a shard does not read its notes; it goes on with an older View");
+            }
+        }
+        tracing::info!(number = ?view.number, "a new View is in force");
+    }
+
+    fn forget(&mut self, why: &str) {
+        if self.peer.take().is_some() {
+            tracing::info!(why, "control is gone; serving on with the last View");
+        }
+    }
+
+    /// Puts a Report into the way out, unless the last one is still there.
+    fn report(&mut self) {
+        self.report_at = Instant::now() + REPORT_EVERY;
+        let report = Told::Report(self.now());
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.out.is_empty()) else { return };
+        if let Err(error) = wire::encode(&report, &mut peer.out) {
+            peer.out.clear();
+            tracing::error!(%error, "a Report could not be sent");
+        }
+        self.reports += 1;
+    }
+
+    fn write(&mut self) {
+        let Some(peer) = &mut self.peer else { return };
+        while peer.written < peer.out.len() {
+            match peer.stream.write(&peer.out[peer.written..]) {
+                Ok(0) => return self.forget("it takes no bytes"),
+                Ok(bytes) => peer.written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.forget(&error.to_string()),
+            }
+        }
+        peer.out.clear();
+        peer.written = 0;
+    }
+
+    fn now(&self) -> Report {
+        let Scene { view, ports, listeners, .. } = &self.scene;
+        Report {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_ms: self.started_ms,
+            number: self.reports + 1,
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            view: view.number,
+            pages: view.digests.clone(),
+            shards: ports.iter().map(|port| shard_report(port)).collect(),
+            listeners: listeners.iter().map(listener_report).collect(),
+            links: link_reports(ports.iter().flat_map(|port| port.board.link_status())),
+            counters: counter_reports(ports),
+        }
+    }
+}
+
+fn shard_report(port: &Port) -> ShardReport {
+    let gauge = |gauge| port.board.gauge(gauge);
+    ShardReport {
+        turns: gauge(Gauge::Turns),
+        connections: gauge(Gauge::Connections),
+        sessions: gauge(Gauge::Sessions),
+        subscriptions: gauge(Gauge::Subscriptions),
+        shared_subscriptions: gauge(Gauge::Groups),
+        retained: gauge(Gauge::Retained),
+        interest: gauge(Gauge::Interest),
+        obligations: gauge(Gauge::Obligations),
+        staged_bytes: gauge(Gauge::StagedBytes),
+        queued: gauge(Gauge::Queued),
+    }
+}
+
+fn listener_report(opened: &Opened) -> ListenerReport {
+    ListenerReport {
+        kind: "tcp".to_owned(),
+        name: opened.name.clone(),
+        address: opened.address.to_string(),
+        connections: opened.seats.taken() as u64,
+        max_connections: opened.max_connections as u64,
+    }
+}
+
+/// One report per link: what waits is summed, what every shard knows alike is the highest.
+fn link_reports(statuses: impl Iterator<Item = LinkStatus>) -> Vec<LinkReport> {
+    let mut links: Vec<LinkReport> = Vec::new();
+    for status in statuses {
+        match links.iter_mut().find(|link| link.name == status.name) {
+            Some(link) => {
+                if link.status != status.status {
+                    link.status = "inconsistent".to_owned();
+                }
+                link.routes = link.routes.max(status.routes);
+                link.queued += status.queued;
+                link.queued_bytes += status.queued_bytes;
+            }
+            None => links.push(LinkReport {
+                name: status.name,
+                status: status.status.to_owned(),
+                routes: status.routes,
+                queued: status.queued,
+                queued_bytes: status.queued_bytes,
+            }),
+        }
+    }
+    links
+}
+
+fn counter_reports(ports: &[Arc<Port>]) -> Vec<CounterReport> {
+    let mut values = vec![0; Counters::NAMES.len()];
+    for port in ports {
+        for (sum, value) in values.iter_mut().zip(port.board.counters()) {
+            *sum += value;
+        }
+    }
+    let named = Counters::NAMES.iter().zip(Counters::DOCS).zip(values);
+    named
+        .map(|((name, doc), value)| CounterReport { name: (*name).to_owned(), doc: doc.trim().to_owned(), value })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::view::{LimitsPage, Page, ViewNumber};
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    struct Setting {
+        directory: tempfile::TempDir,
+        ports: Arc<[Arc<Port>]>,
+        stop: Option<UnixStream>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    }
+
+    impl Setting {
+        fn new() -> Setting {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let data_dir = DataDir::open(directory.path()).expect("the directory");
+            let ports: Arc<[Arc<Port>]> = (0..2).map(|_| Arc::new(Port::new().expect("an eventfd"))).collect();
+            let scene = Scene { data_dir, view: View::default(), ports: ports.clone(), listeners: Vec::new() };
+            let control = Control::listen(scene).expect("the socket");
+            let (stop, stopped) = UnixStream::pair().expect("a pair of sockets");
+            let thread = std::thread::spawn(move || control.run(&stopped));
+            Setting { directory, ports, stop: Some(stop), thread: Some(thread) }
+        }
+
+        fn connect(&self) -> Client {
+            let path = self.directory.path().join("dataplane.sock");
+            let stream = UnixStream::connect(path).expect("the socket listens");
+            stream.set_read_timeout(Some(BOUND)).expect("an option");
+            Client { stream, frames: Frames::default() }
+        }
+    }
+
+    impl Drop for Setting {
+        fn drop(&mut self) {
+            drop(self.stop.take());
+            if let Some(thread) = self.thread.take() {
+                thread.join().expect("the thread ends");
+            }
+        }
+    }
+
+    struct Client {
+        stream: UnixStream,
+        frames: Frames,
+    }
+
+    impl Client {
+        fn say(&mut self, order: &Order) {
+            let mut bytes = Vec::new();
+            wire::encode(order, &mut bytes).expect("a frame");
+            self.stream.write_all(&bytes).expect("a write");
+        }
+
+        fn report(&mut self) -> Option<Report> {
+            loop {
+                if let Some(Told::Report(report)) = self.frames.take().expect("a frame") {
+                    return Some(report);
+                }
+                let mut bytes = [0; 4096];
+                match self.stream.read(&mut bytes) {
+                    Ok(0) => return None,
+                    Ok(length) => self.frames.push(&bytes[..length]),
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                    Err(error) => panic!("no report came: {error}"),
+                }
+            }
+        }
+
+        fn report_with(&mut self, view: ViewNumber) -> Report {
+            let end = Instant::now() + BOUND;
+            loop {
+                let report = self.report().expect("the connection stays");
+                if report.view == view {
+                    return report;
+                }
+                assert!(Instant::now() < end, "{view:?} is never reported");
+            }
+        }
+    }
+
+    fn view(number: u64) -> View {
+        let number = ViewNumber { incarnation: 7, number };
+        View::complete(number, vec![Page::Links(Vec::new()), Page::Limits(LimitsPage::default())])
+    }
+
+    #[test]
+    fn a_view_reaches_every_shard_and_the_disk_and_is_reported() {
+        let setting = Setting::new();
+        let mut control = setting.connect();
+        control.say(&Order::View(view(1)));
+        let report = control.report_with(view(1).number);
+        assert_eq!(report.pages, view(1).digests);
+        for port in setting.ports.iter() {
+            assert!(matches!(port.note(), Some(Note::View(passed)) if *passed == view(1)));
+        }
+        let kept = fs::read(setting.directory.path().join("view.bin")).expect("the file");
+        assert!(kept.len() > 16);
+    }
+
+    #[test]
+    fn an_old_view_changes_nothing_and_changed_pages_are_enough_for_a_new_one() {
+        let setting = Setting::new();
+        let mut control = setting.connect();
+        control.say(&Order::View(view(5)));
+        control.say(&Order::View(view(4)));
+        control.say(&Order::View(view(6).since(&view(5).digests)));
+        control.report_with(view(6).number);
+        // Nobody read the older one, so only the newest is left.
+        let notes: Vec<Note> = std::iter::from_fn(|| setting.ports[0].note()).collect();
+        assert!(matches!(&notes[..], [Note::View(passed)] if **passed == view(6)));
+    }
+
+    #[test]
+    fn the_board_is_reported_with_names_and_sums() {
+        let setting = Setting::new();
+        let mut values = vec![0; Counters::NAMES.len()];
+        values[0] = 3;
+        for port in setting.ports.iter() {
+            port.board.count(&values);
+            port.board.set(Gauge::Sessions, 2);
+        }
+        let report = setting.connect().report().expect("a report");
+        assert_eq!(report.counter(Counters::NAMES[0]), 6);
+        assert_eq!((report.total(|shard| shard.sessions), report.shards.len()), (4, 2));
+        assert_eq!(report.pid, std::process::id());
+    }
+
+    #[test]
+    fn the_control_that_came_last_is_the_one_that_is_heard() {
+        let setting = Setting::new();
+        let mut first = setting.connect();
+        assert!(first.report().is_some());
+        let mut second = setting.connect();
+        second.say(&Order::View(view(1)));
+        second.report_with(view(1).number);
+        let end = Instant::now() + BOUND;
+        while first.report().is_some() {
+            assert!(Instant::now() < end, "the first one is let go");
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_ends_that_connection_and_no_other() {
+        let setting = Setting::new();
+        let mut bad = setting.connect();
+        bad.stream.write_all(&[0xff; 64]).expect("a write");
+        while bad.report().is_some() {}
+        assert!(setting.connect().report().is_some());
+    }
+
+    #[test]
+    fn a_control_that_never_reads_holds_up_nothing() {
+        let setting = Setting::new();
+        let mut stuck = setting.connect();
+        for _ in 0..5_000 {
+            stuck.say(&Order::Report);
+        }
+        let mut next = setting.connect();
+        next.say(&Order::View(view(1)));
+        next.report_with(view(1).number);
+    }
+
+    #[test]
+    fn a_link_whose_shards_differ_is_inconsistent_and_its_queues_are_summed() {
+        let status = |status, queued| LinkStatus {
+            name: "us".to_owned(),
+            status,
+            routes: 4,
+            announced: 0,
+            queued,
+            queued_bytes: 10 * queued,
+        };
+        let reports = link_reports([status("connected", 1), status("disconnected", 2)].into_iter());
+        assert_eq!(reports.len(), 1);
+        assert_eq!((reports[0].status.as_str(), reports[0].routes, reports[0].queued_bytes), ("inconsistent", 4, 30));
+    }
+}

@@ -1,0 +1,35 @@
+//! The data plane's shell: glommio executors, io_uring rings, sockets, threads, files. The only crate that names
+//! them; everything that decides lives in the pure crates beside it. The executable calls [`run`] and returns
+//! what it returns.
+//!
+//! One way through it, forward only: [`run`] starts [`executor`]s, each with one [`shard`]; a turn of a shard takes
+//! completions from its [`ring`] ([`inbound`]), runs the broker ([`brain`]), and settles [`connections`]
+//! with the ring again ([`outbound`]); shards meet in [`mailbox`]es and wake each other by [`sleep`].
+
+#![warn(missing_docs)]
+
+mod brain;
+mod buffers;
+mod connections;
+mod control;
+mod data_dir;
+mod dial;
+mod events;
+mod executor;
+mod inbound;
+mod lane;
+mod listener;
+mod mailbox;
+mod outbound;
+mod port;
+mod probe;
+mod ring;
+mod run;
+mod shard;
+#[cfg(all(test, not(loom)))]
+mod shard_tests;
+mod sleep;
+mod stage;
+mod sync;
+
+pub use run::run;

@@ -1,0 +1,326 @@
+//! The data plane as a process: from a configuration to running shards, and to the end. Owns the main thread, which
+//! starts everything and then waits for a signal or the end of a shard.
+//!
+//! Always true: a shard that ends unasked ends the process with an error; a stop takes less than
+//! [`STOP_MAX`], whatever clients do.
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    hash::{BuildHasher, Hasher},
+    io::{self, Write},
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use contract::{
+    config::{self, Config},
+    ids::ShardId,
+    view::View,
+};
+use rustix::process::Resource;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    brain::Broker,
+    connections::Connections,
+    control::{Control, Scene},
+    data_dir::DataDir,
+    dial::{Dials, Resolver},
+    events::Log,
+    executor::{self, Pin},
+    listener::{self, Listener, Opened, Wanted},
+    mailbox::{self, Post},
+    port::{Note, Port},
+    probe,
+    shard::{Clock, Parts, REPORT_US, Shard},
+};
+
+/// What `sysexits.h` calls a configuration error: the system lacks something that only an operator can give.
+const EXIT_UNAVAILABLE: u8 = 78;
+/// A shard needs 3 s at most for clients that do not take their farewell.
+const STOP_MAX: Duration = Duration::from_millis(4500);
+/// How long the last log lines may take to be written.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What ended a data plane that was not asked to end.
+enum Failure {
+    /// This machine cannot run shards.
+    Unavailable(probe::Unavailable),
+    /// Anything else, as one line for the operator.
+    Other(String),
+}
+
+impl Failure {
+    fn other(error: impl fmt::Display) -> Failure {
+        Failure::Other(error.to_string())
+    }
+}
+
+/// What the main thread waits for.
+enum News {
+    Started,
+    Ended(executor::Ended),
+    Stop,
+}
+
+/// Runs the data plane until a signal or a failure. With `report_ready` it prints one line of JSON on stdout when
+/// every listener accepts: the listeners with their real addresses, the number of shards, the process id.
+/// The caller has prepared and locked the data directory and started the log.
+pub fn run(config: Config, report_ready: bool) -> ExitCode {
+    report_panics();
+    match serve(&config, report_ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Unavailable(missing)) => {
+            tracing::error!("{missing}");
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+        Err(Failure::Other(line)) => {
+            tracing::error!("{line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: &Config, report_ready: bool) -> Result<(), Failure> {
+    let usable = executor::usable_cpus().map_err(Failure::other)?;
+    let shards = match config.dataplane.shards {
+        0 => usable.len().min(config::SHARDS_MAX as usize) as u16,
+        shards => shards,
+    };
+    probe::check(shards).map_err(Failure::Unavailable)?;
+    let cores = executor::placement(&pin(config), shards, &usable).map_err(Failure::Other)?;
+    let (news, heard) = mpsc::channel();
+    watch_signals(news.clone()).map_err(Failure::other)?;
+
+    let data_dir = DataDir::open(Path::new(&config.node.data_dir)).map_err(Failure::other)?;
+    let incarnation = data_dir.next_incarnation().map_err(Failure::other)?;
+    let view = data_dir.view().unwrap_or_else(|error| {
+        tracing::error!(%error, "serving by the configuration file until control sends a View");
+        None
+    });
+    let descriptors = probe::raise(Resource::Nofile).current;
+    tracing::info!(shards, ?cores, descriptors, incarnation, "data plane starts");
+
+    let (listeners, opened) = listener::open(&wanted(config)?, shards).map_err(Failure::other)?;
+    let ports = (0..shards).map(|_| Port::new().map(Arc::new)).collect::<io::Result<Arc<[_]>>>();
+    let ports = ports.map_err(Failure::other)?;
+    if let Some(view) = &view {
+        let view = Arc::new(view.clone());
+        // Each queue is empty, so each takes it; the first turn reads it.
+        ports.iter().for_each(|port| drop(port.post(Note::View(view.clone()))));
+    }
+    let (log, writer) = Log::start().map_err(Failure::other)?;
+    let start = Start { config, shards, incarnation, ports: &ports, log: &log, news: &news };
+    start.shards(cores, listeners)?;
+    let stop_control = start_control(data_dir, view, &ports, &opened).map_err(Failure::other)?;
+    await_start(&heard, shards)?;
+    if report_ready {
+        say_ready(&opened, shards).map_err(Failure::other)?;
+    }
+    for Opened { name, address, .. } in &opened {
+        tracing::info!(listener = name, %address, "listening");
+    }
+    let ended = await_end(&heard, &ports);
+    drop(stop_control);
+    drop(log);
+    writer.finish(LAST_WORDS);
+    ended
+}
+
+fn pin(config: &Config) -> Pin {
+    match &config.dataplane.pin {
+        config::Pin::Auto => Pin::Auto,
+        config::Pin::Off => Pin::Off,
+        config::Pin::List(cpus) => Pin::List(cpus.iter().map(|cpu| usize::from(*cpu)).collect()),
+    }
+}
+
+fn wanted(config: &Config) -> Result<Vec<Wanted>, Failure> {
+    let enabled = config.listeners.iter().enumerate().filter(|(_, listener)| listener.enable);
+    let wanted = enabled.map(|(index, listener)| {
+        let bind = listener.bind.parse::<SocketAddr>().map_err(|_| {
+            Failure::Other(format!("listener {}: {:?} is no address with a port", listener.name, listener.bind))
+        })?;
+        let max_connections = listener.max_connections as usize;
+        Ok(Wanted { index: index as u16, name: listener.name.clone(), bind, max_connections })
+    });
+    wanted.collect()
+}
+
+/// What all shards are started with.
+struct Start<'a> {
+    config: &'a Config,
+    shards: u16,
+    incarnation: u64,
+    ports: &'a Arc<[Arc<Port>]>,
+    log: &'a Log,
+    news: &'a mpsc::Sender<News>,
+}
+
+impl Start<'_> {
+    fn shards(&self, cores: Vec<Option<usize>>, listeners: Vec<Vec<Listener>>) -> Result<(), Failure> {
+        let resolver = Resolver::start().map_err(Failure::other)?;
+        let clock = Clock::start();
+        let posts = mailbox::posts(self.shards, usize::from(self.config.limits.mailbox_slots));
+        // Tables are hashed differently in each process, so that nobody can prepare collisions.
+        let seed = RandomState::new().build_hasher().finish();
+        for (me, ((core, listeners), post)) in (0..).zip(cores.into_iter().zip(listeners).zip(posts)) {
+            let parts = self.parts(me, listeners, post, clock, resolver.clone());
+            let settings = self.settings(me, seed);
+            let started = self.news.clone();
+            let ended = self.news.clone();
+            let make = move || {
+                let shard = Shard::new(Broker::new(settings), parts)?;
+                // The main thread ends last.
+                let _ = started.send(News::Started);
+                Ok(shard)
+            };
+            executor::start(me, core, move |end| drop(ended.send(News::Ended(end))), make).map_err(Failure::Other)?;
+        }
+        Ok(())
+    }
+
+    fn parts(&self, me: u16, listeners: Vec<Listener>, post: Post, clock: Clock, resolver: Resolver) -> Parts {
+        let limits = &self.config.limits;
+        let dials = Dials::new(resolver, self.ports[usize::from(me)].clone());
+        let (connections_max, read_bytes_max) = (limits.connections_max as usize, limits.turn_read_bytes as usize);
+        Parts {
+            me,
+            connections: Connections::new(connections_max, read_bytes_max, dials, self.log.of_shard(me)),
+            listeners,
+            post,
+            clock,
+            ports: self.ports.clone(),
+            report_every_us: REPORT_US,
+        }
+    }
+
+    fn settings(&self, me: u16, seed: u64) -> broker::Settings {
+        let config = self.config;
+        broker::Settings {
+            shard: ShardId(me),
+            shards: self.shards,
+            node: config.node.name.clone(),
+            cluster: config.cluster.name.clone(),
+            incarnation: self.incarnation,
+            mqtt: config.mqtt.clone(),
+            limits: config.limits.clone(),
+            retainer: config.retainer.clone(),
+            links: config.cluster.links.clone(),
+            seed,
+            plant: None,
+        }
+    }
+}
+
+/// Serves control on a thread of its own; that ends when what is returned is dropped.
+fn start_control(
+    data_dir: DataDir,
+    view: Option<View>,
+    ports: &Arc<[Arc<Port>]>,
+    opened: &[Opened],
+) -> io::Result<UnixStream> {
+    let scene = Scene { data_dir, view: view.unwrap_or_default(), ports: ports.clone(), listeners: opened.to_vec() };
+    let control = Control::listen(scene)?;
+    let (stop, stopped) = UnixStream::pair()?;
+    thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&stopped))?;
+    Ok(stop)
+}
+
+fn await_start(heard: &mpsc::Receiver<News>, shards: u16) -> Result<(), Failure> {
+    let mut started = 0;
+    while started < shards {
+        match heard.recv().map_err(Failure::other)? {
+            News::Started => started += 1,
+            News::Ended(ended) => return Err(unasked(ended)),
+            News::Stop => return Err(Failure::Other("stopped while starting".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+fn say_ready(opened: &[Opened], shards: u16) -> io::Result<()> {
+    let listeners: Vec<_> = opened
+        .iter()
+        .map(|opened| serde_json::json!({"kind": "tcp", "name": opened.name, "address": opened.address.to_string()}))
+        .collect();
+    let ready = serde_json::json!({"listeners": listeners, "shards": shards, "pid": std::process::id()});
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{ready}")?;
+    stdout.flush()
+}
+
+/// Waits for the end: a shard's, which is a failure, or that of all after a stop.
+fn await_end(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>]) -> Result<(), Failure> {
+    loop {
+        match heard.recv().map_err(Failure::other)? {
+            News::Started => {}
+            News::Ended(ended) => return Err(unasked(ended)),
+            News::Stop => break,
+        }
+    }
+    tracing::info!("draining");
+    let end = Instant::now() + STOP_MAX;
+    ports.iter().for_each(|port| drop(port.post(Note::Drain)));
+    let mut running = ports.len();
+    while running > 0 {
+        match heard.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(News::Ended(executor::Ended { shard, result })) => {
+                result.map_err(|error| Failure::Other(format!("shard {shard} failed while draining: {error}")))?;
+                running -= 1;
+            }
+            Ok(News::Started | News::Stop) => {}
+            Err(_) => {
+                tracing::warn!(running, "shards are still busy; stopping without them");
+                break;
+            }
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn unasked(ended: executor::Ended) -> Failure {
+    let executor::Ended { shard, result } = ended;
+    let why = result.err().unwrap_or_else(|| "it came to its end".to_owned());
+    Failure::Other(format!("shard {shard} ended: {why}"))
+}
+
+/// SIGTERM and SIGINT drain; a supervised data plane is not in the terminal's process group, so Ctrl-C reaches it
+/// through its supervisor only. SIGHUP must not end us: what can change live comes in a View.
+fn watch_signals(news: mpsc::Sender<News>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if signal != SIGHUP {
+                // The main thread ends last.
+                let _ = news.send(News::Stop);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// A panic is a bug of ours, and what a shard thinks is then worth nothing: say where, and end the process.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        let shard = executor::current_shard().map_or(String::new(), |shard| format!(", shard {shard}"));
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map_or(String::new(), |place| format!(" at {place}"));
+        // Not through `tracing`: it might be what panicked. One write, so that lines of threads do not mix.
+        let line = format!("ringmq data plane panicked on thread {thread}{shard}: {message}{place}\n");
+        let _ = io::stderr().write_all(line.as_bytes());
+        std::process::abort();
+    }));
+}

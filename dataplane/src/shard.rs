@@ -1,0 +1,312 @@
+//! One shard: its turn, and its sleep. A shard is the main task of one glommio executor, which gives it a thread, a
+//! core and local tasks; everything that a shard waits for comes through its own ring.
+//!
+//! **The invariant that keeps a shard awake.** glommio may park an executor although a task is runnable, if
+//! something completes on its own rings at the wrong moment. Here that window cannot open: the main task
+//! is always runnable (it never awaits anything but `yield_now`), so the executor never parks; nothing on
+//! a shard uses glommio's sockets, timers, files, channels or other task queues, the preempt timer is set to
+//! hours, and nobody wakes a local task from another thread, so its rings stay empty. A shard sleeps in
+//! [`Ring::enter`] only, after it has announced its sleep and found its mailboxes empty ([`crate::sleep`]);
+//! what must wake it is a completion of that ring: a socket, a wake by another shard, the alarm of an
+//! ordinary thread, or the deadline.
+//!
+//! **A turn**: what the last turn left to tell -> completions -> deadlines -> notes -> the broker's turn (mail
+//! included) -> settle connections -> wake other shards. Submitting all of it and sleeping is one system call.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use broker::surface::{ConnId, DialId, Input, Mailboxes, Output, Turned};
+use contract::time::Now;
+
+use crate::{
+    connections::{Connections, Due, Pending},
+    inbound,
+    listener::Listener,
+    mailbox::Post,
+    outbound,
+    port::{Board, Gauge, Note, Port},
+    ring::{Completion, Op, Patience, Ring},
+};
+
+/// How often a shard writes its numbers for control.
+pub(crate) const REPORT_US: u64 = 200_000;
+/// How long a shard goes on for clients that do not take their farewell.
+const DRAIN_US: u64 = 3_000_000;
+/// How often a drained shard looks whether the others are done, too.
+const DRAIN_STEP_US: u64 = 10_000;
+
+/// What a shard thinks with: the broker, or an echo in the tests of the shell.
+pub(crate) trait Brain {
+    /// See [`broker::Shard::input`].
+    fn input(&mut self, now: Now, input: Input<'_>, out: &mut impl Output);
+    /// See [`broker::Shard::turn`].
+    fn turn(&mut self, now: Now, mail: &mut impl Mailboxes, out: &mut impl Output) -> Turned;
+    /// See [`broker::Shard::output`].
+    fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
+    /// Writes its numbers.
+    fn report(&mut self, board: &Board);
+}
+
+/// The clock of all shards of a process: monotonic time counts from one moment for all of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub(crate) fn start() -> Clock {
+        Clock { start: Instant::now() }
+    }
+
+    /// Read once per turn.
+    fn now(self) -> Now {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // One second ahead of zero, so that no deadline or stamp is ever mistaken for "never".
+        let mono_us = 1_000_000 + self.start.elapsed().as_micros() as u64;
+        Now { mono_us, wall_ms: wall.as_millis() as u64 }
+    }
+}
+
+/// One shard.
+pub(crate) struct Shard<B> {
+    brain: B,
+    ring: Ring,
+    connections: Connections,
+    listeners: Vec<Listener>,
+    post: Post,
+    clock: Clock,
+    /// Of all shards, this one included.
+    ports: Arc<[Arc<Port>]>,
+    me: usize,
+    completions: Vec<Completion>,
+    /// Receives of connections that had their share of the last turn, in order.
+    deferred: Vec<Completion>,
+    alarmed: bool,
+    turned: Turned,
+    report_every_us: u64,
+    reported_us: u64,
+    drain_until_us: Option<u64>,
+}
+
+/// What a shard is made of, besides its brain.
+pub(crate) struct Parts {
+    pub(crate) me: u16,
+    pub(crate) connections: Connections,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) post: Post,
+    pub(crate) clock: Clock,
+    pub(crate) ports: Arc<[Arc<Port>]>,
+    /// [`REPORT_US`], or longer in tests that must not be woken by it.
+    pub(crate) report_every_us: u64,
+}
+
+impl<B: Brain> Shard<B> {
+    /// Sets up the ring. Called on the shard's own thread.
+    pub(crate) fn new(brain: B, parts: Parts) -> io::Result<Shard<B>> {
+        let Parts { me, connections, mut listeners, post, clock, ports, report_every_us } = parts;
+        let mut ring = Ring::new()?;
+        let me = usize::from(me);
+        for listener in &mut listeners {
+            listener.arm(&mut ring);
+        }
+        ring.listen_to_alarm(ports[me].alarm());
+        ports[me].open(ring.descriptor());
+        Ok(Shard {
+            brain,
+            ring,
+            connections,
+            listeners,
+            post,
+            clock,
+            ports,
+            me,
+            completions: Vec::new(),
+            deferred: Vec::new(),
+            // Notes may have been left before the ring was there.
+            alarmed: true,
+            turned: Turned { busy: true, deadline_us: u64::MAX },
+            report_every_us,
+            reported_us: 0,
+            drain_until_us: None,
+        })
+    }
+
+    /// Turn after turn until a drain is complete or the ring fails.
+    pub(crate) async fn serve(mut self) -> io::Result<()> {
+        while self.sleep_and_turn()? {
+            glommio::executor().yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// One round; `false` when the shard has nothing left to do.
+    fn sleep_and_turn(&mut self) -> io::Result<bool> {
+        let patience = self.patience();
+        self.ring.enter(patience)?;
+        self.ports[self.me].sleep.retract();
+
+        let now = self.clock.now();
+        self.connections.begin(now.mono_us);
+        self.tell_pending(now);
+        self.complete(now);
+        self.expire(now);
+        if std::mem::take(&mut self.alarmed) {
+            self.read_notes(now);
+        }
+        self.turned = self.brain.turn(now, &mut self.post, &mut self.connections);
+        outbound::settle(&mut self.connections, &mut self.ring, &mut self.brain);
+        let (ports, ring) = (&self.ports, &mut self.ring);
+        self.post.roused(|to| wake(ring, ports, to));
+        self.report(now);
+        Ok(!self.drained(now))
+    }
+
+    /// How long to sleep before the next turn. Announces the sleep to the other shards.
+    fn patience(&mut self) -> Patience {
+        let waiting = !self.deferred.is_empty() || !self.connections.pending.is_empty();
+        if self.turned.busy || self.alarmed || waiting {
+            return Patience::None;
+        }
+        let port = &self.ports[self.me];
+        port.sleep.announce();
+        if self.post.mail() {
+            port.sleep.retract();
+            return Patience::None;
+        }
+        let now_us = self.connections.now_us();
+        let mut deadline_us = self.turned.deadline_us.min(self.connections.next_due_us());
+        if self.reported_us < now_us {
+            deadline_us = deadline_us.min(self.reported_us.saturating_add(self.report_every_us));
+        }
+        if self.drain_until_us.is_some() {
+            deadline_us = deadline_us.min(now_us + DRAIN_STEP_US);
+        }
+        match deadline_us {
+            u64::MAX => Patience::Forever,
+            _ => Patience::For(Duration::from_micros(deadline_us.saturating_sub(now_us))),
+        }
+    }
+
+    /// What settling the last turn has brought about.
+    fn tell_pending(&mut self, now: Now) {
+        while let Some(pending) = self.connections.pending.pop_front() {
+            let out = &mut self.connections;
+            match pending {
+                Pending::Closed { conn, cause } => self.brain.input(now, Input::Closed { conn, cause }, out),
+                Pending::Detached { transport, to, parked } => {
+                    self.brain.input(now, Input::Detached { transport, to, parked }, out);
+                }
+                Pending::Dialed { dial, conn } => self.brain.input(now, Input::Dialed { dial, conn }, out),
+                Pending::DialFailed { dial, reason } => {
+                    self.brain.input(now, Input::DialFailed { dial, reason: &reason }, out);
+                }
+            }
+        }
+    }
+
+    fn complete(&mut self, now: Now) {
+        let mut completions = std::mem::take(&mut self.completions);
+        completions.append(&mut self.deferred);
+        self.ring.completions(&mut completions);
+        let Shard { connections, ring, brain, listeners, .. } = self;
+        for completion in completions.drain(..) {
+            match completion.token.op {
+                Op::Receive => {
+                    if !inbound::received(connections, ring, brain, now, completion) {
+                        self.deferred.push(completion);
+                    }
+                }
+                Op::Send => outbound::sent(connections, completion),
+                Op::Accept => {
+                    if let Some(listener) = listeners.get_mut(completion.token.index as usize) {
+                        inbound::accepted(connections, ring, brain, now, listener, completion);
+                    }
+                }
+                Op::Connect => connections.connected(completion),
+                Op::Alarm => {
+                    self.alarmed = true;
+                    ring.listen_to_alarm(self.ports[self.me].alarm());
+                }
+                // The mail is looked at in every turn.
+                Op::Woken => {}
+                Op::WakeFailed => {
+                    if let Some(port) = self.ports.get(completion.token.index as usize) {
+                        port.wake();
+                    }
+                }
+                Op::Unwatched => {}
+            }
+        }
+        self.completions = completions;
+    }
+
+    /// Deadlines of the shell; those of the broker are its own.
+    fn expire(&mut self, now: Now) {
+        while let Some(due) = self.connections.overdue() {
+            match due {
+                Due::Connection(conn) => self.connections.impatient(conn, &mut self.ring),
+                Due::Resolve(dial) => self.connections.resolve_overdue(DialId(dial)),
+                Due::Listener(index) => {
+                    if let Some(listener) = self.listeners.get_mut(usize::from(index)) {
+                        listener.arm(&mut self.ring);
+                    }
+                }
+                Due::Sweep => self.connections.sweep(&mut self.brain),
+            }
+        }
+        debug_assert!(self.connections.next_due_us() > now.mono_us, "no deadline is left behind");
+    }
+
+    fn read_notes(&mut self, now: Now) {
+        while let Some(note) = self.ports[self.me].note() {
+            match note {
+                Note::View(view) => self.brain.input(now, Input::View(&view), &mut self.connections),
+                Note::Resolved { dial, addresses } => self.connections.resolved(dial, addresses),
+                Note::Drain if self.drain_until_us.is_none() => {
+                    self.drain_until_us = Some(now.mono_us + DRAIN_US);
+                    for listener in &mut self.listeners {
+                        listener.close(&mut self.ring);
+                    }
+                    self.brain.input(now, Input::Drain, &mut self.connections);
+                }
+                Note::Drain => {}
+            }
+        }
+    }
+
+    /// Writes the numbers for control, a few times per second while something happens.
+    fn report(&mut self, now: Now) {
+        if now.mono_us - self.reported_us < self.report_every_us {
+            return;
+        }
+        self.reported_us = now.mono_us;
+        let board = &self.ports[self.me].board;
+        self.brain.report(board);
+        board.set(Gauge::Connections, self.connections.len() as u64);
+    }
+
+    /// Whether a drain is complete: on this shard and all others, whose last mail still counts, or out of time.
+    fn drained(&mut self, now: Now) -> bool {
+        let Some(until_us) = self.drain_until_us else { return false };
+        let idle = self.connections.len() == 0 && !self.turned.busy && !self.post.mail();
+        self.ports[self.me].drained.store(idle, Ordering::Release);
+        now.mono_us >= until_us || self.ports.iter().all(|port| port.drained.load(Ordering::Acquire))
+    }
+}
+
+/// Wakes a shard that was offered mail, if it sleeps and nobody else is about to.
+fn wake(ring: &mut Ring, ports: &[Arc<Port>], to: u16) {
+    let Some(port) = ports.get(usize::from(to)) else { return };
+    if !port.sleep.rouse() {
+        return;
+    }
+    match port.ring() {
+        Some(descriptor) => ring.wake(descriptor, u32::from(to)),
+        None => port.wake(),
+    }
+}

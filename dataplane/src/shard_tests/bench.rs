@@ -1,0 +1,92 @@
+//! Starts shards with brains of the tests, and stops them.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    connections::Connections,
+    dial::{Dials, Resolver},
+    events::Log,
+    executor::{self, Ended},
+    listener::{self, Wanted},
+    mailbox,
+    port::{Gauge, Note, Port},
+    shard::{Brain, Clock, Parts, REPORT_US, Shard},
+};
+
+/// Everything in these tests happens within this time, or not at all.
+pub(super) const BOUND: Duration = Duration::from_secs(60);
+
+/// Running shards.
+pub(super) struct Bench {
+    pub(super) address: SocketAddr,
+    pub(super) ports: Arc<[Arc<Port>]>,
+    ended: mpsc::Receiver<Ended>,
+}
+
+/// How shards are started.
+pub(super) struct Plan {
+    pub(super) shards: u16,
+    pub(super) max_connections: usize,
+    pub(super) slots: usize,
+    pub(super) report_every_us: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan { shards: 2, max_connections: 10_000, slots: 64, report_every_us: REPORT_US }
+    }
+}
+
+impl Bench {
+    pub(super) fn start<B: Brain + Send + 'static>(plan: &Plan, brain: impl Fn(u16) -> B) -> Bench {
+        let bind = SocketAddr::from(([127, 0, 0, 1], 0));
+        let wanted = Wanted { index: 0, name: "default".to_owned(), bind, max_connections: plan.max_connections };
+        let (listeners, opened) = listener::open(&[wanted], plan.shards).expect("a free port");
+        let ports: Arc<[Arc<Port>]> = (0..plan.shards).map(|_| Arc::new(Port::new().expect("an eventfd"))).collect();
+        let (log, _) = Log::start().expect("a thread");
+        let resolver = Resolver::start().expect("a thread");
+        let (ends, ended) = mpsc::channel();
+        let clock = Clock::start();
+        let posts = mailbox::posts(plan.shards, plan.slots);
+        for (me, (listeners, post)) in (0..plan.shards).zip(listeners.into_iter().zip(posts)) {
+            let dials = Dials::new(resolver.clone(), ports[usize::from(me)].clone());
+            let connections = Connections::new(plan.max_connections, 1 << 20, dials, log.of_shard(me));
+            let report_every_us = plan.report_every_us;
+            let parts = Parts { me, connections, listeners, post, clock, ports: ports.clone(), report_every_us };
+            let brain = brain(me);
+            let ends = ends.clone();
+            // The bench may be gone when a test has failed.
+            let tell = move |ended| drop(ends.send(ended));
+            executor::start(me, None, tell, move || Shard::new(brain, parts)).expect("a thread");
+        }
+        Bench { address: opened[0].address, ports, ended }
+    }
+
+    /// Waits until the shards hold `connections` connections.
+    pub(super) fn wait_for_connections(&self, connections: u64) {
+        let end = Instant::now() + BOUND;
+        loop {
+            let held: u64 = self.ports.iter().map(|port| port.board.gauge(Gauge::Connections)).sum();
+            if held == connections {
+                return;
+            }
+            assert!(Instant::now() < end, "{held} connections are held; {connections} expected");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Drains all shards and checks that each ends well.
+    pub(super) fn stop(self) {
+        for port in self.ports.iter() {
+            assert!(port.post(Note::Drain).is_ok());
+        }
+        for _ in 0..self.ports.len() {
+            let ended = self.ended.recv_timeout(BOUND).expect("the shard ends");
+            assert_eq!(ended.result, Ok(()), "shard {}", ended.shard);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The shell driven by brains much simpler than the broker, over real sockets on loopback.
+
+mod bench;
+mod sockets;
+mod stress;

@@ -1,0 +1,210 @@
+//! The executable: `ringmq start` supervises `ringmq control` and `ringmq dataplane`, each of which also runs alone;
+//! `ringmq ctl` asks a running node, `ringmq config` explains its configuration.
+
+mod child;
+mod lock;
+mod notify;
+mod ready;
+mod settings;
+mod supervisor;
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+};
+
+use clap::{Parser, Subcommand};
+use contract::config;
+use control::{EXIT_CONFIG, logging};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use signal_hook::{consts::SIGHUP, iterator::Signals};
+use tracing::error;
+
+/// An MQTT broker that links clusters.
+#[derive(Parser)]
+#[command(version, about, subcommand_required = false)]
+struct Line {
+    /// The configuration file; without one, everything is default.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a node: both processes, supervised (this is also what no command means).
+    Start,
+    /// Run the data plane alone.
+    Dataplane(Supervised),
+    /// Run the control process alone.
+    Control(Supervised),
+    /// Ask the running node.
+    Ctl {
+        #[command(subcommand)]
+        question: Question,
+    },
+    /// Explain the configuration.
+    Config {
+        #[command(subcommand)]
+        question: About,
+    },
+}
+
+#[derive(clap::Args)]
+struct Supervised {
+    /// Process id of the supervisor, whose end is ours.
+    #[arg(long, hide = true, value_name = "PID")]
+    supervisor: Option<i32>,
+}
+
+#[derive(Subcommand)]
+enum Question {
+    /// How the node goes.
+    Status {
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum About {
+    /// Read everything and say what is wrong with it.
+    Check,
+    /// Show every setting, its effective value and who said it.
+    Show,
+    /// Print a file with every setting, its bounds and its default.
+    Reference,
+}
+
+fn main() -> ExitCode {
+    let line = Line::parse();
+    let file = line.config.as_deref();
+    match line.command.unwrap_or(Command::Start) {
+        Command::Start => supervisor::run(file),
+        Command::Dataplane(supervised) => dataplane_process(file, &supervised),
+        Command::Control(supervised) => control_process(file, &supervised),
+        Command::Ctl { question: Question::Status { json } } => ctl_status(file, json),
+        Command::Config { question } => explain(file, &question),
+    }
+}
+
+fn dataplane_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
+    let config = match child_begins(file, supervised) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    // What is live in the data plane comes in the View; only its own log lines follow the file.
+    let path = file.map(Path::to_path_buf);
+    let signals = match Signals::new([SIGHUP]) {
+        Ok(signals) => signals,
+        Err(cause) => {
+            error!("the data plane cannot receive signals: {cause}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let hangups = thread::Builder::new().name("hangup".into()).spawn(move || follow_level(signals, path.as_deref()));
+    if let Err(cause) = hangups {
+        error!("the data plane cannot start a thread: {cause}");
+        return ExitCode::FAILURE;
+    }
+    dataplane::run(config, supervised.supervisor.is_some())
+}
+
+fn follow_level(mut signals: Signals, file: Option<&Path>) {
+    for _ in signals.forever() {
+        match settings::load(file) {
+            Ok(loaded) => logging::set_level(loaded.config.log.level),
+            Err(why) => error!("the configuration is not reloaded: {why}"),
+        }
+    }
+}
+
+fn control_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
+    let config = match child_begins(file, supervised) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let data_dir = match settings::prepare_data_dir(&config) {
+        Ok(data_dir) => data_dir,
+        Err(code) => return code,
+    };
+    let _lock = match lock::Lock::take(&data_dir, lock::CONTROL) {
+        Ok(lock) => lock,
+        Err(why) => {
+            error!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let path = file.map(Path::to_path_buf);
+    let reload = move || settings::load(path.as_deref()).map(|loaded| loaded.config);
+    control::run(config, Box::new(reload))
+}
+
+/// What both children do first: end with the supervisor, read the configuration, log.
+fn child_begins(file: Option<&Path>, supervised: &Supervised) -> Result<config::Config, ExitCode> {
+    if let Some(supervisor) = supervised.supervisor {
+        // It may have died before we asked to be told, so look once more after asking.
+        let bound = set_parent_process_death_signal(Some(Signal::KILL));
+        if bound.is_err() || getppid() != Pid::from_raw(supervisor) {
+            eprintln!("ringmq: the supervisor {supervisor} is gone");
+            return Err(ExitCode::FAILURE);
+        }
+    }
+    // We were started as /proc/self/exe, and would be `exe` in the process list.
+    let _ = rustix::thread::set_name(c"ringmq");
+    let config = settings::load_or_explain(file)?.config;
+    logging::start(&config.log);
+    Ok(config)
+}
+
+fn ctl_status(file: Option<&Path>, json: bool) -> ExitCode {
+    let config = match settings::load_or_explain(file) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    let status = match control::ctl::status(Path::new(&config.node.data_dir)) {
+        Ok(status) => status,
+        Err(why) => {
+            eprintln!("ringmq: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = if json {
+        serde_json::to_string_pretty(&status).map_or_else(|cause| cause.to_string(), |text| text + "\n")
+    } else {
+        control::ctl::render(&status)
+    };
+    let code = if status.dataplane_up { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    print(&text, code)
+}
+
+fn explain(file: Option<&Path>, question: &About) -> ExitCode {
+    if let About::Reference = question {
+        return print(&config::reference(), ExitCode::SUCCESS);
+    }
+    match (settings::load_or_explain(file), question) {
+        (Err(code), _) => code,
+        (Ok(loaded), About::Show) => print(&loaded.show(), ExitCode::SUCCESS),
+        (Ok(_), _) => print("the configuration is valid\n", ExitCode::SUCCESS),
+    }
+}
+
+/// Prints what was asked for. A reader that closed its end, as `head` does, is no failure.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => code,
+    }
+}
+
+/// Says what is wrong with the configuration; a supervisor does not try again.
+fn refuse_config(why: &str) -> ExitCode {
+    for line in why.lines() {
+        eprintln!("ringmq: {line}");
+    }
+    ExitCode::from(EXIT_CONFIG)
+}
