@@ -2,6 +2,7 @@
 //! `ringmq ctl` asks a running node, `ringmq config` explains its configuration.
 
 mod child;
+mod demo;
 mod lock;
 mod notify;
 mod ready;
@@ -37,6 +38,12 @@ struct Line {
 enum Command {
     /// Start a node: both processes, supervised (this is also what no command means).
     Start,
+    /// Show two linked clusters on loopback.
+    Demo {
+        /// End after the show instead of leaving both clusters up.
+        #[arg(long)]
+        once: bool,
+    },
     /// Run the data plane alone.
     Dataplane(Supervised),
     /// Run the control process alone.
@@ -85,6 +92,7 @@ fn main() -> ExitCode {
     let file = line.config.as_deref();
     match line.command.unwrap_or(Command::Start) {
         Command::Start => supervisor::run(file),
+        Command::Demo { once } => demo::run(!once),
         Command::Dataplane(supervised) => dataplane_process(file, &supervised),
         Command::Control(supervised) => control_process(file, &supervised),
         Command::Ctl { question: Question::Status { json } } => ctl_status(file, json),
