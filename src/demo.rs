@@ -177,7 +177,9 @@ impl Node {
     fn crossed(&self) -> io::Result<u64> {
         // A report is a second old at most: wait for one that was made after this call.
         let now = self.report().map_or(0, |report| report.number);
-        self.until("a fresh report", || self.report().filter(|report| report.number > now + 1).map(|report| crossed(&report)))
+        self.until("a fresh report", || {
+            self.report().filter(|report| report.number > now + 1).map(|report| crossed(&report))
+        })
     }
 }
 
@@ -258,8 +260,13 @@ impl Client {
         let packet_id = Some(self.id()?);
         let mut bytes = Vec::new();
         let payload = payload.as_bytes();
-        let parts =
-            encode::PublishParts { qos: Qos::AtLeastOnce, topic, packet_id, payload, ..encode::PublishParts::default() };
+        let parts = encode::PublishParts {
+            qos: Qos::AtLeastOnce,
+            topic,
+            packet_id,
+            payload,
+            ..encode::PublishParts::default()
+        };
         encode::publish(&mut bytes, Version::V5, &parts);
         self.ask(&bytes, |packet| matches!(packet, Packet::Puback(_)).then_some(()))
     }

@@ -59,3 +59,26 @@ fn holder(file: &mut File) -> String {
         _ => "unknown".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_told_the_directory_and_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path(), NODE).unwrap();
+        let why = Lock::take(dir.path(), NODE).err().unwrap();
+        assert!(why.contains(&dir.path().display().to_string()), "{why}");
+        assert!(why.contains(&format!("process {}", std::process::id())), "{why}");
+        assert!(Lock::take(dir.path(), CONTROL).is_ok(), "another part of the directory is free");
+        drop(lock);
+        assert!(Lock::take(dir.path(), NODE).is_ok(), "it is free again");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let why = Lock::take(Path::new("/nonexistent/ringmq"), NODE).err().unwrap();
+        assert!(why.starts_with("cannot lock /nonexistent/ringmq/node.lock: "), "{why}");
+    }
+}

@@ -17,10 +17,13 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use contract::config;
+use contract::config::{self, Loaded};
 use control::{EXIT_CONFIG, logging};
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use signal_hook::{consts::SIGHUP, iterator::Signals};
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT},
+    iterator::Signals,
+};
 use tracing::error;
 
 /// An MQTT broker that links clusters.
@@ -102,28 +105,37 @@ fn main() -> ExitCode {
 
 fn dataplane_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
     let config = match child_begins(file, supervised) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    // What is live in the data plane comes in the View; only its own log lines follow the file.
     let path = file.map(Path::to_path_buf);
-    let signals = match Signals::new([SIGHUP]) {
+    let alone = supervised.supervisor.is_none();
+    let signals = match Signals::new([SIGHUP, SIGINT]) {
         Ok(signals) => signals,
         Err(cause) => {
             error!("the data plane cannot receive signals: {cause}");
             return ExitCode::FAILURE;
         }
     };
-    let hangups = thread::Builder::new().name("hangup".into()).spawn(move || follow_level(signals, path.as_deref()));
-    if let Err(cause) = hangups {
+    let thread = thread::Builder::new().name("signals".into()).spawn(move || follow(signals, path.as_deref(), alone));
+    if let Err(cause) = thread {
         error!("the data plane cannot start a thread: {cause}");
         return ExitCode::FAILURE;
     }
-    dataplane::run(config, supervised.supervisor.is_some())
+    dataplane::run(config, true)
 }
 
-fn follow_level(mut signals: Signals, file: Option<&Path>) {
-    for _ in signals.forever() {
+/// Signals that the data plane leaves to its process. What is live in it comes in the View; only its log lines follow
+/// the file. Ctrl-C means a stop when there is no supervisor to decide that.
+fn follow(mut signals: Signals, file: Option<&Path>, alone: bool) {
+    for signal in signals.forever() {
+        if signal == SIGINT {
+            let stopped = if alone { kill_process(getpid(), Signal::TERM) } else { Ok(()) };
+            if let Err(cause) = stopped {
+                error!("the data plane cannot be stopped: {cause}");
+            }
+            continue;
+        }
         match settings::load(file) {
             Ok(loaded) => logging::set_level(loaded.config.log.level),
             Err(why) => error!("the configuration is not reloaded: {why}"),
@@ -132,11 +144,11 @@ fn follow_level(mut signals: Signals, file: Option<&Path>) {
 }
 
 fn control_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
-    let config = match child_begins(file, supervised) {
-        Ok(config) => config,
+    let loaded = match child_begins(file, supervised) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let data_dir = match settings::prepare_data_dir(&config) {
+    let data_dir = match settings::prepare_data_dir(&loaded.config) {
         Ok(data_dir) => data_dir,
         Err(code) => return code,
     };
@@ -148,12 +160,11 @@ fn control_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
         }
     };
     let path = file.map(Path::to_path_buf);
-    let reload = move || settings::load(path.as_deref()).map(|loaded| loaded.config);
-    control::run(config, Box::new(reload))
+    control::run(loaded, Box::new(move || settings::load(path.as_deref())))
 }
 
 /// What both children do first: end with the supervisor, read the configuration, log.
-fn child_begins(file: Option<&Path>, supervised: &Supervised) -> Result<config::Config, ExitCode> {
+fn child_begins(file: Option<&Path>, supervised: &Supervised) -> Result<Loaded, ExitCode> {
     if let Some(supervisor) = supervised.supervisor {
         // It may have died before we asked to be told, so look once more after asking.
         let bound = set_parent_process_death_signal(Some(Signal::KILL));
@@ -164,9 +175,9 @@ fn child_begins(file: Option<&Path>, supervised: &Supervised) -> Result<config::
     }
     // We were started as /proc/self/exe, and would be `exe` in the process list.
     let _ = rustix::thread::set_name(c"ringmq");
-    let config = settings::load_or_explain(file)?.config;
-    logging::start(&config.log);
-    Ok(config)
+    let loaded = settings::load_or_explain(file)?;
+    logging::start(&loaded.config.log);
+    Ok(loaded)
 }
 
 fn ctl_status(file: Option<&Path>, json: bool) -> ExitCode {

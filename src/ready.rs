@@ -28,8 +28,15 @@ impl Ready<'_> {
         fs::rename(&fresh, data_dir.join(FILE))
     }
 
-    /// The lines for whoever started us; the last one begins with `ready `.
+    /// Tells whoever started us.
     pub(crate) fn print(&self) {
+        // He may have closed his end; that is no reason to stop.
+        let _ = io::stdout().lock().write_all(self.lines().as_bytes());
+        let _ = io::stdout().flush();
+    }
+
+    /// Where the node listens and what to try; the last line begins with `ready `.
+    fn lines(&self) -> String {
         let mut out = String::new();
         let node = &self.config.node.name;
         let shards = &self.dataplane["shards"];
@@ -57,9 +64,7 @@ impl Ready<'_> {
             out.push_str(&format!("  try: mosquitto_sub -h {host} -p {port} -t '#' -v\n"));
         }
         out.push_str(&format!("ready node={node}{listening} http={http} shards={shards}\n"));
-        // Whoever started us may have closed his end; that is no reason to stop.
-        let _ = io::stdout().lock().write_all(out.as_bytes());
-        let _ = io::stdout().flush();
+        out
     }
 
     fn document(&self) -> Value {
@@ -91,4 +96,45 @@ impl Ready<'_> {
 pub(crate) fn remove(data_dir: &Path) {
     // It may not be there, and a directory that is gone needs no removal.
     let _ = fs::remove_file(data_dir.join(FILE));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_ready(address: &str, check: impl FnOnce(Ready<'_>)) {
+        let config = Config::default();
+        let dataplane =
+            json!({"listeners": [{"kind": "tcp", "name": "default", "address": address}], "shards": 3, "pid": 11});
+        let control = json!({"http": "127.0.0.1:18083", "pid": 12});
+        check(Ready { config: &config, dataplane: &dataplane, control: &control });
+    }
+
+    #[test]
+    fn the_file_appears_whole_and_names_pids_and_addresses() {
+        let dir = tempfile::tempdir().unwrap();
+        with_ready("127.0.0.1:1883", |ready| ready.write(dir.path()).unwrap());
+        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let read: Value = serde_json::from_str(&text).unwrap();
+        let pids = json!({"supervisor": std::process::id(), "dataplane": 11, "control": 12});
+        assert_eq!((&read["pids"], &read["shards"], &read["http"]), (&pids, &json!(3), &json!("127.0.0.1:18083")));
+        assert_eq!(read["listeners"][0]["address"], "127.0.0.1:1883");
+        assert_eq!(read["node"], "ringmq@127.0.0.1");
+        remove(dir.path());
+        remove(dir.path());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn the_last_line_begins_with_ready_and_one_can_be_tried() {
+        with_ready("0.0.0.0:1884", |ready| {
+            let lines = ready.lines();
+            let last = lines.lines().last().unwrap();
+            let expected = "ready node=ringmq@127.0.0.1 tcp:default=0.0.0.0:1884 http=127.0.0.1:18083 shards=3";
+            assert_eq!(last, expected);
+            assert!(lines.contains("try: mosquitto_sub -h 127.0.0.1 -p 1884 -t '#' -v\n"), "{lines}");
+            assert_eq!(lines.lines().filter(|line| line.starts_with("ready ")).count(), 1);
+        });
+        with_ready("[::1]:7", |ready| assert!(ready.lines().contains("mosquitto_sub -h ::1 -p 7 ")));
+    }
 }

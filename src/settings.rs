@@ -109,3 +109,53 @@ fn read_file(path: &Path, bytes_max: u64) -> Result<String, String> {
     };
     read().map_err(|cause| format!("cannot read {}: {cause}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Loaded, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ringmq.toml");
+        fs::write(&path, text.replace("$DIR", &dir.path().display().to_string())).unwrap();
+        fs::write(dir.path().join("password"), "sesame\n").unwrap();
+        fs::write(dir.path().join("empty"), "\n").unwrap();
+        load(Some(&path))
+    }
+
+    fn link(password: &str) -> String {
+        format!("[[cluster.links]]\nname = \"b\"\nserver = \"h\"\ntopics = []\npassword = \"{password}\"\n")
+    }
+
+    #[test]
+    fn a_secret_may_stand_in_a_file_of_its_own() {
+        let password = |text: &str| {
+            let loaded = load_text(&link(text)).unwrap();
+            loaded.config.cluster.links[0].password.as_ref().unwrap().reveal().to_owned()
+        };
+        assert_eq!(password("file://$DIR/password"), "sesame");
+        assert_eq!(password("plain"), "plain");
+        for (text, why) in [("file://$DIR/empty", "is empty"), ("file://$DIR/none", "cannot read")] {
+            let said = load_text(&link(text)).map(|_| ()).unwrap_err();
+            assert!(said.starts_with("cluster.links[0].password: ") && said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let why = load(Some(Path::new("/nonexistent.toml"))).map(|_| ()).unwrap_err();
+        assert!(why.starts_with("cannot read /nonexistent.toml: "), "{why}");
+        let why = load_text("bogus = 1").map(|_| ()).unwrap_err();
+        assert!(why.contains("ringmq.toml:1: unknown key bogus"), "{why}");
+    }
+
+    #[test]
+    fn the_data_directory_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("a/b").display().to_string();
+        let made = prepare_data_dir(&config).unwrap();
+        assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

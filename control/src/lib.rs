@@ -9,6 +9,8 @@ mod incarnation;
 pub mod logging;
 mod metrics;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs,
@@ -21,7 +23,7 @@ use std::{
 };
 
 use contract::{
-    config::Config,
+    config::{Config, Loaded},
     view::{LimitsPage, Page, View, ViewNumber},
 };
 use tokio::{
@@ -43,10 +45,10 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Reads the configuration anew at SIGHUP, or says why it cannot be used.
-pub type Reload = Box<dyn Fn() -> Result<Config, String>>;
+pub type Reload = Box<dyn Fn() -> Result<Loaded, String>>;
 
 /// Serves until SIGTERM or SIGINT. Prints one JSON line to standard output when HTTP and `ctl` accept.
-pub fn run(config: Config, reload: Reload) -> ExitCode {
+pub fn run(loaded: Loaded, reload: Reload) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -55,7 +57,7 @@ pub fn run(config: Config, reload: Reload) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(serve(config, reload)) {
+    let code = match runtime.block_on(serve(loaded, reload)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { message, code }) => {
             error!("{message}");
@@ -78,19 +80,24 @@ impl Failure {
     }
 }
 
-async fn serve(config: Config, reload: Reload) -> Result<(), Failure> {
+async fn serve(loaded: Loaded, reload: Reload) -> Result<(), Failure> {
+    let config = &loaded.config;
     let data_dir = PathBuf::from(&config.node.data_dir);
     let mut signals = Signals::new().map_err(|cause| Failure::new(1, format!("no signals: {cause}")))?;
     let http_bind = &config.dashboard.http_bind;
     let (http, address) = listen(http_bind).await.map_err(|cause| {
-        Failure::new(EXIT_CONFIG, format!("dashboard.listeners.http.bind: cannot listen on {http_bind}: {cause}"))
+        let why = match cause.kind() {
+            io::ErrorKind::AddrInUse => "it is taken by another process".into(),
+            _ => cause.to_string(),
+        };
+        Failure::new(EXIT_CONFIG, format!("dashboard.listeners.http.bind: cannot listen on {http_bind}: {why}"))
     })?;
     let socket = data_dir.join(CONTROL_SOCKET);
     let ctl = ctl::listen(&socket)
         .map_err(|cause| Failure::new(1, format!("cannot listen on {}: {cause}", socket.display())))?;
     let number = ViewNumber { incarnation: incarnation::next(&data_dir), number: 1 };
-    let (view, view_seen) = watch::channel(Arc::new(view_of(&config, number)));
-    let shared = Shared::new(&config, address, view_seen.clone());
+    let (view, view_seen) = watch::channel(Arc::new(view_of(config, number)));
+    let shared = Shared::new(config, address, view_seen.clone());
     let dataplane =
         dataplane::Dataplane { socket: data_dir.join(DATAPLANE_SOCKET), view: view_seen, shared: shared.clone() };
     tokio::spawn(http::serve(http, shared.clone()));
@@ -98,7 +105,7 @@ async fn serve(config: Config, reload: Reload) -> Result<(), Failure> {
     tokio::spawn(dataplane.run(view.clone(), data_dir.clone()));
     announce(address).map_err(|cause| Failure::new(1, format!("cannot write to standard output: {cause}")))?;
     info!(http = %address, "control is up");
-    let mut current = config;
+    let mut current = loaded;
     loop {
         match signals.next().await {
             Asked::Stop => break,
@@ -118,23 +125,16 @@ async fn serve(config: Config, reload: Reload) -> Result<(), Failure> {
 }
 
 /// A new View if pages changed, and a line about what needs a restart.
-fn apply(current: &Config, next: &Config, view: &watch::Sender<Arc<View>>) {
-    logging::set_level(next.log.level);
+fn apply(current: &Loaded, next: &Loaded, view: &watch::Sender<Arc<View>>) {
+    logging::set_level(next.config.log.level);
     let number = view.borrow().number;
-    let fresh = view_of(next, ViewNumber { number: number.number + 1, ..number });
+    let fresh = view_of(&next.config, ViewNumber { number: number.number + 1, ..number });
     let changed = fresh.digests != view.borrow().digests;
     if changed {
         info!(number = fresh.number.number, "a new view is on its way to the data plane");
         view.send_replace(Arc::new(fresh));
     }
-    let restart = [
-        ("node", current.node != next.node),
-        ("dataplane", current.dataplane != next.dataplane),
-        ("listeners", current.listeners != next.listeners),
-        ("cluster.name", current.cluster.name != next.cluster.name),
-        ("dashboard", current.dashboard != next.dashboard),
-    ];
-    let waiting: Vec<&str> = restart.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+    let waiting = current.waiting(next);
     if !waiting.is_empty() {
         warn!("changes wait for the next start: {}", waiting.join(", "));
     }

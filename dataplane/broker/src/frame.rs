@@ -36,7 +36,7 @@ pub enum Kind {
     GroupReturned = 3,
     /// An obligation is met or refused.
     Done = 4,
-    /// A filter begins or ends to interest a destination.
+    /// A filter begins or ends to interest a destination; or a mark to confirm, without a filter.
     Interest = 5,
     /// Interest up to a number is live.
     InterestAck = 6,

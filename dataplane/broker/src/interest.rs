@@ -45,6 +45,16 @@ impl Dest {
     }
 }
 
+/// What an interest frame says of its filter.
+pub(crate) mod change {
+    /// The destination no longer wants it.
+    pub(crate) const ENDS: u8 = 0;
+    /// The destination wants it.
+    pub(crate) const BEGINS: u8 = 1;
+    /// No filter, only a number to confirm.
+    pub(crate) const MARK: u8 = 2;
+}
+
 /// Destinations of one topic.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct DestSet {

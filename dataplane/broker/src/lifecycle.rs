@@ -322,6 +322,9 @@ impl Shard {
             Cause::Error => "the connection broke",
             Cause::Ours => "closed by this node",
         };
+        if cause == Cause::Eof {
+            self.consume_rest(id, out);
+        }
         self.leave(id, why, out);
         self.link_closed(id, out);
         self.conns.remove(id);

@@ -51,6 +51,7 @@ impl Shard {
         self.continue_replays();
         let mut drained = core::mem::take(&mut self.drained);
         let staged = self.hops.publish(mail, &mut drained);
+        self.barrier.fresh = false;
         self.counters.add(Counter::batches_staged, self.hops.take_staged());
         for conn in drained.drain(..) {
             self.resume(conn, pause::HOP, out);
@@ -215,9 +216,9 @@ impl Shard {
                 self.report(token, Outcome { reason, disconnect }, out);
             }
             Kind::Interest => {
-                let (seq, add) = (fields.u64()?, fields.u8()? != 0);
+                let (seq, what) = (fields.u64()?, fields.u8()?);
                 let dest = Dest::decode(fields.u32()?).ok_or(BadFrame::Field("destination"))?;
-                self.interest_frame(from, seq, add, dest, fields.text()?);
+                self.interest_frame(from, seq, what, dest, fields.text()?);
             }
             Kind::InterestAck => self.barrier.acked(from, fields.u64()?),
             Kind::RetainedQuery => self.frame_query(from, &mut fields)?,

@@ -67,6 +67,21 @@ impl Shard {
         }
     }
 
+    /// The client closed after its last packet: what was held back counts, whatever it was held back for.
+    /// A publisher that sends, says goodbye and closes loses nothing because a mailbox was full.
+    pub(crate) fn consume_rest(&mut self, id: ConnId, out: &mut impl Output) {
+        while let Some(conn) = self.conns.get(id)
+            && !conn.unread.is_empty()
+        {
+            let before = conn.unread.len();
+            conn.paused = 0;
+            self.consume_unread(id, out);
+            if self.conns.get(id).is_none_or(|conn| conn.unread.len() == before) {
+                break;
+            }
+        }
+    }
+
     fn consume_joined(&mut self, id: ConnId, mut joined: Vec<u8>, out: &mut impl Output) {
         let used = self.consume(id, &joined, out);
         let Some(conn) = self.conns.get(id) else { return };

@@ -36,6 +36,8 @@ pub(crate) struct Replay {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Owner {
+    /// The interest is not live everywhere yet: too early to ask.
+    Early,
     /// A page is on its way.
     Asked,
     /// More pages are there; ask when the session has room.
@@ -78,19 +80,19 @@ impl Delivering<'_> {
 }
 
 impl Shard {
-    /// Starts the replay of a subscription whose interest is live.
-    pub(crate) fn open_replay(&mut self, id: SessionId, filter: &str, options: Options, subscription: u32) {
+    /// Notes the replay of a new subscription, which remembers from now on what comes live.
+    /// Returns the number under which [`Shard::start_replay`] asks the owners.
+    pub(crate) fn prepare_replay(&mut self, id: SessionId, filter: &str, options: Options, subscription: u32) -> u32 {
         let shards = self.settings.shards;
         let owners: SmallVec<[(u16, Owner); 1]> = if has_wildcard(filter) {
-            (0..shards).map(|shard| (shard, Owner::Asked)).collect()
+            (0..shards).map(|shard| (shard, Owner::Early)).collect()
         } else {
             let owner = hash::owner_shard(hash::partition_of_topic(filter), shards);
-            smallvec::smallvec![(owner.0, Owner::Asked)]
+            smallvec::smallvec![(owner.0, Owner::Early)]
         };
         self.next_query = self.next_query.wrapping_add(1);
         let query = self.next_query;
-        let asked: SmallVec<[u16; 8]> = owners.iter().map(|(shard, _)| *shard).collect();
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(session) = self.sessions.get_mut(id) else { return query };
         // A repeated SUBSCRIBE replaces its own unfinished replay.
         let old = session.replays.iter().position(|replay| *replay.filter == *filter);
         let old = old.map(|at| session.replays.swap_remove(at));
@@ -107,8 +109,19 @@ impl Shard {
         if let Some(old) = old {
             self.cancel_replay(&old);
         }
-        for owner in asked {
-            self.ask(owner, query, op::OPEN, filter);
+        query
+    }
+
+    /// The interest of a subscription is live: asks the owners, unless it was given up in the meantime.
+    pub(crate) fn start_replay(&mut self, query: u32) {
+        let Some(&id) = self.replays.get(&query) else { return };
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(replay) = session.replays.iter_mut().find(|replay| replay.query == query) else { return };
+        let filter = replay.filter.clone();
+        let owners: SmallVec<[u16; 8]> = replay.owners.iter().map(|(shard, _)| *shard).collect();
+        replay.owners.iter_mut().for_each(|(_, owner)| *owner = Owner::Asked);
+        for owner in owners {
+            self.ask(owner, query, op::OPEN, &filter);
         }
     }
 
@@ -129,7 +142,7 @@ impl Shard {
 
     fn cancel_replay(&mut self, replay: &Replay) {
         self.replays.remove(&replay.query);
-        for &(owner, _) in &replay.owners {
+        for &(owner, _) in replay.owners.iter().filter(|(_, owner)| *owner != Owner::Early) {
             self.ask(owner, replay.query, op::CANCEL, "");
         }
     }
@@ -147,7 +160,8 @@ impl Shard {
             }
             return;
         }
-        let bytes = self.hops.answer(owner);
+        // After our own messages: what we routed to the owner before we ask has to be there first.
+        let bytes = self.hops.answer_after(owner);
         let start = frame::begin(bytes, Kind::RetainedQuery, 0);
         bytes.push(operation);
         bytes.extend_from_slice(&query.to_le_bytes());

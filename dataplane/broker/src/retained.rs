@@ -179,6 +179,7 @@ impl Retained {
 
     /// The asker has gone.
     pub(crate) fn cancel(&mut self, from: u16, query: u32) {
+        self.queries.retain(|waiting| (waiting.from, waiting.query) != (from, query));
         self.cursors.remove(&(from, query));
     }
 

@@ -20,7 +20,7 @@ use crate::{
     deliver::tell,
     frame::{self, Kind, put_text},
     groups::{Act, Member},
-    interest::Dest,
+    interest::{self, Dest},
     obligation::{Outcome, Waiter},
     plant::Plant,
     publish::LINK_PREFIX,
@@ -33,6 +33,8 @@ use crate::{
 pub(crate) struct Barrier {
     /// Number of the last announcement.
     pub(crate) issued: u64,
+    /// It was made in this turn, so it has not left: whatever happens meanwhile precedes it.
+    pub(crate) fresh: bool,
     acked: Vec<u64>,
     /// Highest announcement taken from each shard, and whether it was confirmed in this turn.
     pub(crate) taken: Vec<(u64, bool)>,
@@ -52,18 +54,12 @@ pub(crate) enum Behind {
 
 struct Waiting {
     conn: ConnId,
-    session: SessionId,
     packet: PacketId,
     reasons: SmallVec<[Reason; 8]>,
-    replays: Vec<NewReplay>,
+    /// Replays that begin when this is settled.
+    replays: SmallVec<[u32; 4]>,
     /// Barrier and group owners that have not answered.
     missing: u32,
-}
-
-struct NewReplay {
-    filter: Box<str>,
-    options: Options,
-    id: u32,
 }
 
 impl Barrier {
@@ -72,6 +68,7 @@ impl Barrier {
         acked[usize::from(me)] = u64::MAX;
         Barrier {
             issued: 0,
+            fresh: false,
             acked,
             taken: alloc::vec![(0, false); usize::from(shards)],
             waiting: VecDeque::new(),
@@ -98,22 +95,41 @@ impl Barrier {
 impl Shard {
     /// Announces to every other shard that a destination of this one begins or ends to want a filter.
     pub(crate) fn announce(&mut self, filter: &str, dest: Dest, add: bool) {
+        self.announce_frame(filter, dest, if add { interest::change::BEGINS } else { interest::change::ENDS });
+        self.links_interest(dest, filter, add);
+    }
+
+    /// Asks every other shard to publish what it has staged and to say so: the barrier without new interest.
+    /// A session that subscribes to what this shard already wants did not get what came before, and may
+    /// ask for retained values only when all of that has reached their owners.
+    fn announce_mark(&mut self) {
+        if !self.barrier.fresh {
+            self.announce_frame("", Dest::Shard(self.settings.shard.0), interest::change::MARK);
+        }
+    }
+
+    fn announce_frame(&mut self, filter: &str, dest: Dest, what: u8) {
         self.barrier.issued += 1;
+        self.barrier.fresh = true;
         let (me, issued) = (self.settings.shard.0, self.barrier.issued);
         for to in (0..self.settings.shards).filter(|to| *to != me) {
             let bytes = self.hops.answer(to);
             let start = frame::begin(bytes, Kind::Interest, 0);
             bytes.extend_from_slice(&issued.to_le_bytes());
-            bytes.push(u8::from(add));
+            bytes.push(what);
             bytes.extend_from_slice(&dest.encode().to_le_bytes());
             put_text(bytes, filter);
             frame::finish(bytes, start);
         }
-        self.links_interest(dest, filter, add);
     }
 
     /// Another shard announced interest.
-    pub(crate) fn interest_frame(&mut self, from: u16, seq: u64, add: bool, dest: Dest, filter: &str) {
+    pub(crate) fn interest_frame(&mut self, from: u16, seq: u64, what: u8, dest: Dest, filter: &str) {
+        self.barrier.taken[usize::from(from)] = (seq, true);
+        if what == interest::change::MARK {
+            return;
+        }
+        let add = what == interest::change::BEGINS;
         if let Dest::Link(link) = dest {
             self.link_wants(link, filter, add);
         }
@@ -122,7 +138,6 @@ impl Shard {
         } else if !self.interest.remove(filter, dest) {
             self.counters.one(Counter::frames_bad);
         }
-        self.barrier.taken[usize::from(from)] = (seq, true);
         self.links_interest(dest, filter, add);
     }
 
@@ -180,10 +195,9 @@ impl Shard {
         let (v5, link) = (open.protocol.version == Version::V5, open.link);
         let key = self.barrier.subscribes.insert(Waiting {
             conn: id,
-            session,
             packet: subscribe.packet_id,
             reasons: SmallVec::new(),
-            replays: Vec::new(),
+            replays: SmallVec::new(),
             missing: 1,
         }) as u32;
         let subscription_id = subscribe.subscription_id.unwrap_or(0);
@@ -191,7 +205,8 @@ impl Shard {
             let reason = match self.subscribe_one(session, &entry, (subscription_id, v5, link), key, out) {
                 Ok(reason) => reason,
                 Err(misbehaved) => {
-                    self.barrier.subscribes.remove(key as usize);
+                    let waiting = self.barrier.subscribes.remove(key as usize);
+                    waiting.replays.iter().for_each(|query| self.start_replay(*query));
                     return Err(misbehaved);
                 }
             };
@@ -199,6 +214,9 @@ impl Shard {
                 //= MQTT-3.8.4-6
                 waiting.reasons.push(reason);
             }
+        }
+        if self.barrier.subscribes.get(key as usize).is_some_and(|waiting| !waiting.replays.is_empty()) {
+            self.announce_mark();
         }
         self.after_barrier(Behind::Subscribe(key), out);
         Ok(())
@@ -257,8 +275,11 @@ impl Shard {
             RetainHandling::SendIfNew => !existed,
             RetainHandling::DoNotSend => false,
         };
-        if replay && let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
-            waiting.replays.push(NewReplay { filter: filter.into(), options, id: subscription_id });
+        if replay {
+            let query = self.prepare_replay(id, filter, options, subscription_id);
+            if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
+                waiting.replays.push(query);
+            }
         }
         Ok(granted)
     }
@@ -344,14 +365,7 @@ impl Shard {
             encode::suback(&mut conn.out, version, waiting.packet, waiting.reasons.iter().copied());
             tell(conn, out);
         }
-        for replay in &waiting.replays {
-            // Unsubscribed in the meantime: nothing to replay.
-            let wanted = self.subscriptions.entry(&replay.filter);
-            let still = wanted.and_then(|at| self.subscriptions.subscription(at, waiting.session.index));
-            if still.is_some() && self.sessions.get(waiting.session).is_some() {
-                self.open_replay(waiting.session, &replay.filter, replay.options, replay.id);
-            }
-        }
+        waiting.replays.iter().for_each(|query| self.start_replay(*query));
     }
 
     /// An UNSUBSCRIBE of an open connection.

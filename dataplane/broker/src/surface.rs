@@ -67,6 +67,7 @@ pub enum Input<'a> {
         bytes: &'a [u8],
     },
     /// The transport is gone. Exactly once per connection, also after [`Output::close`]; not after a hand-over.
+    /// What the brain still says about this connection while it takes this in has no effect.
     Closed {
         /// Which connection.
         conn: ConnId,

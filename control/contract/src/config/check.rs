@@ -14,7 +14,7 @@ use super::{
     knob::{quote, shorten},
     links::{Link, SERVER_PORT, SERVERS_MAX, TOPICS_MAX},
     load::Setting,
-    node::SHARDS_MAX,
+    node::{DATA_DIR_BYTES_MAX, SHARDS_MAX},
     source::{ConfigError, Origin},
 };
 use crate::ids::{self, NodeName};
@@ -40,6 +40,11 @@ pub(super) fn rules(config: &mut Config, settings: &[Setting], errors: &mut Vec<
     }
     if let Err(error) = ids::check_name(&config.cluster.name) {
         rules.wrong("cluster.name", &format!("is {}: {error}", quote(&config.cluster.name)));
+    }
+    if config.node.data_dir.len() > DATA_DIR_BYTES_MAX {
+        // The default of this machine, which no knob has judged.
+        let (dir, bytes) = (quote(&config.node.data_dir), config.node.data_dir.len());
+        rules.wrong("node.data_dir", &format!("is {dir}, which has {bytes} bytes; at most {DATA_DIR_BYTES_MAX} fit"));
     }
     rules.shards(config);
     rules.listeners(config);

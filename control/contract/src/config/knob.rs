@@ -35,7 +35,7 @@ pub struct Knob {
 /// When a change of a knob takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Apply {
-    /// At SIGHUP.
+    /// At SIGHUP, for whatever begins after it: what a connection was promised holds until it ends.
     Live,
     /// At the next start.
     Restart,

@@ -10,7 +10,7 @@ section! {
     /// What queues, buffers and tables of a shard are bounded by.
     Limits at "limits" {
         /// Output that waits for one connection before QoS 0 messages to it are shed.
-        output_bytes_max: u32 = "output_bytes_max", Kind::Size(within(4096, 1 << 30)), Number(1 << 20), Restart, "\"256KB\"";
+        output_bytes_max: u32 = "output_bytes_max", Kind::Size(within(4096, 1 << 30)), Number(1 << 20), Live, "\"256KB\"";
         /// Bytes that wait for room in the mailbox to one other shard before publishers are no longer read.
         staged_bytes_max: u64 = "staged_bytes_max", Kind::Size(within(65_536, 1 << 34)), Number(8 << 20), Restart, "\"32MB\"";
         /// Batches in the mailbox between two shards.
@@ -22,7 +22,7 @@ section! {
         /// Shapes of wildcard filters (where their wildcards stand) that are looked up by hash; the others are found in a tree.
         interest_shapes_max: u16 = "interest_shapes_max", Kind::Count(within(0, 1024)), Number(64), Restart, "16";
         /// Sessions of one shard.
-        sessions_max: u32 = "sessions_max", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "10000";
+        sessions_max: u32 = "sessions_max", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Live, "10000";
         /// Connections of one shard.
         connections_max: u32 = "connections_max", Kind::Count(within(1, 10_000_000)), Number(500_000), Restart, "10000";
         /// Wills of one shard that wait for their delay to pass; a further one is published at once.
@@ -40,10 +40,10 @@ section! {
     /// What retained messages are bounded by, on one shard.
     Retainer at "retainer" {
         /// Retained messages; 0 sets no limit. What comes on top is routed, but not kept.
-        retained_max: u32 = "max_retained_messages", Kind::Count(within_or(1, 4_294_967_294, "0", 4_294_967_295)), Number(1_000_000), Restart, "100000";
+        retained_max: u32 = "max_retained_messages", Kind::Count(within_or(1, 4_294_967_294, "0", 4_294_967_295)), Number(1_000_000), Live, "100000";
         /// Bytes of all retained messages.
-        retained_bytes_max: u64 = "max_total_bytes", Kind::Size(within(65_536, 1 << 44)), Number(1 << 30), Restart, "\"4GB\"";
+        retained_bytes_max: u64 = "max_total_bytes", Kind::Size(within(65_536, 1 << 44)), Number(1 << 30), Live, "\"4GB\"";
         /// Largest payload that is retained; a larger one is routed, but not kept.
-        retained_payload_bytes_max: u32 = "max_payload_size", Kind::Size(within(1, 268_435_460)), Number(1 << 20), Restart, "\"64KB\"";
+        retained_payload_bytes_max: u32 = "max_payload_size", Kind::Size(within(1, 268_435_460)), Number(1 << 20), Live, "\"64KB\"";
     }
 }

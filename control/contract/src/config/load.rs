@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::{
     Config, check,
-    knob::{Knob, Value},
+    knob::{Apply, Knob, Value},
     links::{AcceptKnobs, Cluster, LINKS_MAX, Link, LinkKnobs, Own, SslKnobs},
     listeners::{DEFAULT_NAME, LISTENERS_MAX, Listener, Tcp},
     section::Section,
@@ -54,6 +54,21 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<ConfigError>> {
     let Assembly { settings, mut errors, .. } = assembly;
     check::rules(&mut config, &settings, &mut errors);
     if errors.is_empty() { Ok(Loaded { config, settings }) } else { Err(errors) }
+}
+
+impl Loaded {
+    /// The keys that differ in `next` and take effect only at the next start.
+    pub fn waiting(&self, next: &Loaded) -> Vec<String> {
+        let differs = |setting: &&Setting| {
+            let before = self.settings.iter().find(|before| before.key == setting.key);
+            setting.knob.apply == Apply::Restart && before.is_none_or(|before| before.value != setting.value)
+        };
+        let gone = |setting: &&Setting| {
+            setting.knob.apply == Apply::Restart && !next.settings.iter().any(|kept| kept.key == setting.key)
+        };
+        let changed = next.settings.iter().filter(differs).chain(self.settings.iter().filter(gone));
+        changed.map(|setting| setting.key.clone()).collect()
+    }
 }
 
 struct Assembly<'a> {

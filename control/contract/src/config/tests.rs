@@ -378,6 +378,27 @@ fn the_effective_configuration_names_each_origin() {
 }
 
 #[test]
+fn what_waits_for_a_restart_is_named_key_by_key() {
+    let before = load_both("mqtt.max_inflight = 7\nlisteners.tcp.a.bind = 1", &[]).unwrap();
+    let after = load_both("mqtt.max_inflight = 8\nlimits.mailbox_slots = 9\nlisteners.tcp.b.bind = 1", &[]).unwrap();
+    let waiting = before.waiting(&after);
+    assert!(
+        waiting.contains(&"limits.mailbox_slots".to_owned()) && waiting.contains(&"listeners.tcp.a.bind".to_owned())
+    );
+    assert!(
+        waiting.contains(&"listeners.tcp.b.bind".to_owned()) && !waiting.iter().any(|key| key.starts_with("mqtt."))
+    );
+    assert!(before.waiting(&before).is_empty());
+}
+
+#[test]
+fn a_default_directory_that_is_too_long_is_refused() {
+    let data_dir = format!("/{}", "x".repeat(92));
+    let errors = load(&Sources { file: None, environment: &[], data_dir: &data_dir }).map(|_| ()).unwrap_err();
+    assert!(errors[0].message.contains("which has 93 bytes; at most 92 fit"), "{errors:?}");
+}
+
+#[test]
 fn the_reference_names_every_knob_and_its_defaults_are_the_defaults() {
     let text = reference();
     // Every line that is a setting is uncommented; what has no default stays out.
