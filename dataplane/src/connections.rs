@@ -31,9 +31,7 @@ use crate::{
 pub(crate) const FLUSH_US: u64 = 2_000_000;
 /// How long we then wait for the other side to close, so that unread input does not reset what we sent last.
 pub(crate) const LINGER_US: u64 = 1_000_000;
-/// Output memory above this is freed when a connection has nothing to send for a while.
-pub(crate) const KEPT_OUTPUT_BYTES: usize = 4 * 1024;
-/// How often connections with more output memory are looked at.
+/// Output memory is freed when a connection has sent nothing for as long, up to twice that.
 pub(crate) const SWEEP_US: u64 = 1_000_000;
 
 /// What a connection is doing.
@@ -81,8 +79,8 @@ pub(crate) struct Connection {
     pub(crate) failed: bool,
     /// Is in the list of connections to settle.
     pub(crate) unsettled: bool,
-    /// Is in the list of connections that hold much output memory.
-    pub(crate) large: bool,
+    /// Is in the list of connections that may hold output memory.
+    pub(crate) warm: bool,
     /// Has sent since the last sweep.
     pub(crate) used: bool,
     /// The turn in which it was read last, and how many bytes of it were handled then.
@@ -109,7 +107,7 @@ impl Connection {
             eof: false,
             failed: false,
             unsettled: false,
-            large: false,
+            warm: false,
             used: false,
             read_turn: 0,
             read_bytes: 0,
@@ -157,7 +155,7 @@ pub(crate) enum Due {
     Resolve(u32),
     /// A listener may accept again.
     Listener(u16),
-    /// Idle connections with much output memory are looked at.
+    /// Connections that hold output memory and do not use it are looked for.
     Sweep,
 }
 
@@ -175,7 +173,7 @@ pub(crate) struct Connections {
     read_bytes_max: usize,
     unsettled: Vec<ConnId>,
     pub(crate) pending: VecDeque<Pending>,
-    pub(crate) large: Vec<ConnId>,
+    pub(crate) warm: Vec<ConnId>,
     dues: BinaryHeap<Reverse<(u64, Due)>>,
     pub(crate) dials: Dials,
     events: Events,
@@ -193,7 +191,7 @@ impl Connections {
             read_bytes_max,
             unsettled: Vec::new(),
             pending: VecDeque::new(),
-            large: Vec::new(),
+            warm: Vec::new(),
             dues: BinaryHeap::new(),
             dials,
             events,

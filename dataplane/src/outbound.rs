@@ -7,9 +7,7 @@
 use broker::surface::{Cause, ConnId};
 
 use crate::{
-    connections::{
-        Connection, Connections, Due, KEPT_OUTPUT_BYTES, LINGER_US, Pending, Phase, Receive, SWEEP_US, token,
-    },
+    connections::{Connection, Connections, Due, LINGER_US, Pending, Phase, Receive, SWEEP_US, token},
     ring::{Completion, Op, Ring},
     shard::Brain,
 };
@@ -83,26 +81,34 @@ fn send(connection: &mut Connection, ring: &mut Ring, brain: &mut impl Brain, co
 }
 
 /// A send completed.
-pub(crate) fn sent(connections: &mut Connections, completion: Completion) {
+pub(crate) fn sent(connections: &mut Connections, brain: &mut impl Brain, completion: Completion) {
     let conn = ConnId { index: completion.token.index, generation: completion.token.generation };
     let Some(connection) = connections.tenant(conn) else { return };
     connection.sending = false;
     match usize::try_from(completion.result) {
         Ok(bytes) => {
             connection.sent += bytes;
-            if connection.sent >= connection.wire.len() {
-                connection.sent = 0;
-                connection.wire.clear();
-                if connection.wire.capacity() > KEPT_OUTPUT_BYTES && !connection.large {
-                    connection.large = true;
-                    connections.remember_large(conn);
-                }
+            if connection.sent < connection.wire.len() || !all_sent(connection, brain, conn) {
+                connections.unsettle(conn);
             }
-            connections.unsettle(conn);
+            connections.warm(conn);
         }
         Err(_) if matches!(completion.result.wrapping_neg(), libc::EINTR | libc::EAGAIN) => connections.unsettle(conn),
         Err(_) => connections.ended(conn, Cause::Error),
     }
+}
+
+/// `wire` is on its way: its memory is for the next output. Answers whether nothing else is left to do.
+fn all_sent(connection: &mut Connection, brain: &mut impl Brain, conn: ConnId) -> bool {
+    connection.sent = 0;
+    connection.wire.clear();
+    let Some(output) = brain.output(conn).filter(|output| output.is_empty()) else { return false };
+    // Sends mostly complete before there is more to say. Then one buffer serves both sides, which halves what
+    // a turn with many receivers drags through the cache.
+    if output.capacity() < connection.wire.capacity() {
+        std::mem::swap(output, &mut connection.wire);
+    }
+    matches!(connection.phase, Phase::Open)
 }
 
 /// What is left was sent, or cannot be sent: the broker forgets the connection, and the other side is told.
@@ -153,32 +159,38 @@ impl Connections {
         self.unsettle(conn);
     }
 
-    fn remember_large(&mut self, conn: ConnId) {
-        if self.large.is_empty() {
+    /// `conn` has sent and may hold memory for more.
+    fn warm(&mut self, conn: ConnId) {
+        let Some(connection) = self.tenant(conn).filter(|connection| !connection.warm) else { return };
+        connection.warm = true;
+        if self.warm.is_empty() {
             self.due(self.now_us() + SWEEP_US, Due::Sweep);
         }
-        self.large.push(conn);
+        self.warm.push(conn);
     }
 
     /// Frees the output memory of connections that have sent nothing since the last sweep. Those that go on
-    /// sending keep it, so that a steady stream allocates nothing.
+    /// sending keep it, so that a steady stream allocates nothing, and an idle connection owns nothing.
     pub(crate) fn sweep(&mut self, brain: &mut impl Brain) {
-        let mut large = std::mem::take(&mut self.large);
-        large.retain(|conn| {
+        let mut warm = std::mem::take(&mut self.warm);
+        warm.retain(|conn| {
             let Some(connection) = self.tenant(*conn) else { return false };
             if std::mem::take(&mut connection.used) || connection.sending {
                 return true;
             }
-            connection.large = false;
+            connection.warm = false;
             connection.wire = Vec::new();
             if let Some(output) = brain.output(*conn).filter(|output| output.is_empty()) {
                 *output = Vec::new();
             }
             false
         });
-        if !large.is_empty() {
+        if warm.is_empty() {
+            // As many connections may never be active again at once.
+            warm = Vec::new();
+        } else {
             self.due(self.now_us() + SWEEP_US, Due::Sweep);
         }
-        self.large = large;
+        self.warm = warm;
     }
 }

@@ -153,11 +153,11 @@ impl<B: Brain> Shard<B> {
         let now = self.clock.now();
         self.connections.begin(now.mono_us);
         self.tell_pending(now);
+        // Before the first completions, too: what was noted before the start counts for the first connection.
+        self.read_notes(now);
         self.complete(now);
         self.expire(now);
-        if std::mem::take(&mut self.alarmed) {
-            self.read_notes(now);
-        }
+        self.read_notes(now);
         self.turned = self.brain.turn(now, &mut self.post, &mut self.connections);
         outbound::settle(&mut self.connections, &mut self.ring, &mut self.brain);
         let (ports, ring) = (&self.ports, &mut self.ring);
@@ -221,7 +221,7 @@ impl<B: Brain> Shard<B> {
                         self.deferred.push(completion);
                     }
                 }
-                Op::Send => outbound::sent(connections, completion),
+                Op::Send => outbound::sent(connections, brain, completion),
                 Op::Accept => {
                     if let Some(listener) = listeners.get_mut(completion.token.index as usize) {
                         inbound::accepted(connections, ring, brain, now, listener, completion);
@@ -263,6 +263,9 @@ impl<B: Brain> Shard<B> {
     }
 
     fn read_notes(&mut self, now: Now) {
+        if !std::mem::take(&mut self.alarmed) {
+            return;
+        }
         while let Some(note) = self.ports[self.me].note() {
             match note {
                 Note::View(view) => self.brain.input(now, Input::View(&view), &mut self.connections),

@@ -26,6 +26,8 @@ pub(crate) struct Hops {
     spare: Vec<Vec<u8>>,
     /// Message batches that found their mailbox full, since the last [`Hops::take_staged`].
     staged_count: u64,
+    /// [`crate::plant::Plant::StagedOutOfOrder`].
+    pub(crate) plant_newest_first: bool,
 }
 
 #[derive(Default)]
@@ -54,6 +56,7 @@ impl Hops {
             staged_bytes_max,
             spare: Vec::new(),
             staged_count: 0,
+            plant_newest_first: false,
         }
     }
 
@@ -134,6 +137,9 @@ impl Hops {
             let open = core::mem::replace(&mut lane.open, fresh);
             lane.staged_bytes += open.len();
             lane.staged.push_back((mark, open));
+        }
+        if self.plant_newest_first && lane.staged.len() > 1 {
+            lane.staged.rotate_right(1);
         }
         while let Some((batch_mark, bytes)) = lane.staged.pop_front() {
             let len = bytes.len();

@@ -158,6 +158,8 @@ impl Shard {
         let limits = &settings.limits;
         let shapes_max = usize::from(limits.interest_shapes_max);
         let retained_limits = RetainedLimits::from(&settings.retainer);
+        let mut hops = Hops::new(me, shards, limits.hop_batch_bytes as usize, limits.staged_bytes_max as usize);
+        hops.plant_newest_first = cfg!(feature = "plant") && settings.plant == Some(Plant::StagedOutOfOrder);
         Shard {
             now: Now { mono_us: 0, wall_ms: 0 },
             counters: Counters::default(),
@@ -166,7 +168,7 @@ impl Shard {
             subscriptions: Subscriptions::new(seed, shapes_max),
             interest: Interest::new(seed, shapes_max),
             barrier: Barrier::new(me.0, shards),
-            hops: Hops::new(me, shards, limits.hop_batch_bytes as usize, limits.staged_bytes_max as usize),
+            hops,
             obligations: Obligations::default(),
             retained: Retained::new(seed, shards, retained_limits),
             replays: HashMap::with_hasher(RandomState::with_seeds(seed, 20, 21, 22)),

@@ -291,8 +291,9 @@ impl Shard {
         let token = fields.u64()?;
         let (group, filter) = (fields.text()?, fields.text()?);
         let member = Member { home: from, session, options, id, online };
-        if self.group_member(act, group, filter, member) {
-            self.after_barrier(Behind::Report { shard: from, token }, out);
+        match self.group_member(act, group, filter, member) {
+            true => self.after_barrier(Behind::Report { shard: from, token }, out),
+            false => self.send_done(from, token, Outcome::MET, out),
         }
         Ok(())
     }

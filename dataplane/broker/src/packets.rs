@@ -136,22 +136,22 @@ impl Shard {
     fn consume_connect(&mut self, id: ConnId, bytes: &[u8], out: &mut impl Output) -> usize {
         //= MQTT-3.1.0-1
         if bytes.first().is_some_and(|first| first >> 4 != 1) {
-            self.refuse_bytes(id, Malformed::PacketType(bytes[0] >> 4), out);
+            self.refuse_bytes(id, bytes, Malformed::PacketType(bytes[0] >> 4), out);
             return bytes.len();
         }
         let raw = match codec::split(bytes, self.settings.mqtt.connect_bytes_max as usize) {
             Ok(Some(raw)) => raw,
             Ok(None) => return 0,
             Err(malformed) => {
-                self.refuse_bytes(id, malformed, out);
+                self.refuse_bytes(id, bytes, malformed, out);
                 return bytes.len();
             }
         };
         let total = raw.total;
         match codec::decode(Version::V5, raw) {
             Ok(Packet::Connect(connect)) => self.packet_connect(id, &connect, bytes, out),
-            Ok(_) => self.refuse_bytes(id, Malformed::PacketType(1), out),
-            Err(malformed) => self.refuse_bytes(id, malformed, out),
+            Ok(_) => self.refuse_bytes(id, bytes, Malformed::PacketType(1), out),
+            Err(malformed) => self.refuse_bytes(id, bytes, malformed, out),
         }
         let Some(conn) = self.conns.get(id) else { return bytes.len() };
         match conn.phase {
@@ -161,15 +161,15 @@ impl Shard {
     }
 
     /// Bytes that are no CONNECT: close, with a CONNACK where one can be understood.
-    fn refuse_bytes(&mut self, id: ConnId, malformed: Malformed, out: &mut impl Output) {
+    fn refuse_bytes(&mut self, id: ConnId, bytes: &[u8], malformed: Malformed, out: &mut impl Output) {
         self.counters.one(Counter::packets_malformed);
         let Some(conn) = self.conns.get(id) else { return };
         let why = alloc::format!("before CONNECT: {malformed}");
         out.event(Event::Refused { client: "", peer: conn.peer, reason: malformed.reason(), why: why.into() });
-        if let Malformed::UnsupportedVersion(level) = malformed {
-            //= MQTT-3.1.2-2
-            // Version 1 of the return codes is what every client can read.
-            let version = if level > 5 { Version::V5 } else { Version::V311 };
+        //= MQTT-3.1.2-2
+        //= MQTT-3.1.3-8
+        //= MQTT-3.2.2-7
+        if let Some(version) = claimed_version(bytes) {
             let properties = codec::ConnackProperties::default();
             let connack = codec::Connack { session_present: false, reason: malformed.reason(), properties };
             encode::connack(&mut conn.out, version, &connack);
@@ -297,4 +297,17 @@ impl Shard {
             self.drowned.push(id);
         }
     }
+}
+
+/// The version that a CONNECT claims which cannot be decoded: in which form its sender understands a refusal.
+/// A level that does not exist gets the form of the nearest version that does.
+fn claimed_version(bytes: &[u8]) -> Option<Version> {
+    let length_bytes = 1 + bytes.iter().skip(1).take(3).take_while(|byte| **byte & 0x80 != 0).count();
+    let body = bytes.get(1 + length_bytes..)?;
+    // mosquitto's bridges set the highest bit of the level.
+    let level = |at: usize| body.get(at).map(|level| level & 0x7f);
+    if body.starts_with(b"\0\x04MQTT") {
+        return level(6).map(|level| if level < 5 { Version::V311 } else { Version::V5 });
+    }
+    if body.starts_with(b"\0\x06MQIsdp") { Some(Version::V31) } else { None }
 }

@@ -168,6 +168,9 @@ impl Shard {
         let Some(state) = self.sessions.get(session).and_then(|s| s.state.incoming.state(packet)) else {
             return false;
         };
+        if self.planted(Plant::ForgottenPacketId) {
+            return false;
+        }
         //= MQTT-4.3.3-10
         self.counters.one(Counter::duplicates_suppressed);
         let Some(open) = self.conns.open(id) else { return true };

@@ -17,6 +17,7 @@ use crate::{
     deliver::Delivering,
     frame::{self, Kind, Message, put_text},
     index::has_wildcard,
+    plant::Plant,
     retained::{Page, Query},
     session::SessionId,
     subscriptions::Options,
@@ -177,13 +178,14 @@ impl Shard {
         let Some(at) = session.replays.iter().position(|r| r.query == page.query) else { return };
         // Out of the session while its values are delivered, so that a value is not taken for a live one.
         let replay = session.replays.swap_remove(at);
+        let stale = self.planted(Plant::StaleReplay);
         let mut rest = &page.frames[..];
         let (mut delivering, _) = self.delivering();
         while let Ok((part, tail)) = frame::split(rest) {
             rest = tail;
             let Ok(value) = frame::read_message(&part) else { break };
             let message = value.message;
-            if replay.has_newer(&message, &page.taken) {
+            if !stale && replay.has_newer(&message, &page.taken) {
                 delivering.counters.one(Counter::retained_skipped);
                 continue;
             }

@@ -52,9 +52,11 @@ pub(crate) enum Behind {
     Report { shard: u16, token: u64 },
 }
 
+/// A SUBSCRIBE or UNSUBSCRIBE that is not answered yet.
 struct Waiting {
     conn: ConnId,
     packet: PacketId,
+    unsubscribe: bool,
     reasons: SmallVec<[Reason; 8]>,
     /// Replays that begin when this is settled.
     replays: SmallVec<[u32; 4]>,
@@ -196,6 +198,7 @@ impl Shard {
         let key = self.barrier.subscribes.insert(Waiting {
             conn: id,
             packet: subscribe.packet_id,
+            unsubscribe: false,
             reasons: SmallVec::new(),
             replays: SmallVec::new(),
             missing: 1,
@@ -307,12 +310,17 @@ impl Shard {
             Some(existing) => *existing = shared.clone(),
             None => session.shared.push(shared.clone()),
         }
+        let token = self.settles_later(key);
+        self.tell_group(Act::Join, id, &shared, token, out);
+    }
+
+    /// The answer with this key gets one more thing to wait for.
+    fn settles_later(&mut self, key: u32) -> u64 {
         if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
             waiting.missing += 1;
         }
         let deadline_us = self.obligation_deadline_us();
-        let token = self.obligations.open(Waiter::Subscribe { key }, deadline_us);
-        self.tell_group(Act::Join, id, &shared, token, out);
+        self.obligations.open(Waiter::Subscribe { key }, deadline_us)
     }
 
     /// Tells the owner shard of a group about one of its members here.
@@ -330,10 +338,10 @@ impl Shard {
         let online = self.sessions.get(id).is_some_and(|s| s.online());
         if owner == me {
             let member = Member { home: me, session: id, options: shared.options, id: shared.id, online };
-            if self.group_member(act, &shared.group, &shared.filter, member) {
-                self.after_barrier(Behind::Report { shard: me, token }, out);
-            }
-            return;
+            return match self.group_member(act, &shared.group, &shared.filter, member) {
+                true => self.after_barrier(Behind::Report { shard: me, token }, out),
+                false => self.send_done(me, token, Outcome::MET, out),
+            };
         }
         let bytes = self.hops.answer(owner);
         let start = frame::begin(bytes, Kind::GroupMember, 0);
@@ -349,7 +357,8 @@ impl Shard {
         frame::finish(bytes, start);
     }
 
-    /// One of the things that a SUBSCRIBE waits for has happened; with the last one, SUBACK leaves.
+    /// One of the things that a SUBSCRIBE or UNSUBSCRIBE waits for has happened; with the last one, its
+    /// answer leaves.
     pub(crate) fn subscribe_settled(&mut self, key: u32, out: &mut impl Output) {
         let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) else { return };
         waiting.missing -= 1;
@@ -360,15 +369,20 @@ impl Shard {
         if let Some(conn) = self.conns.get(waiting.conn)
             && let crate::conn::Phase::Open(open) = &conn.phase
         {
-            let version = open.protocol.version;
-            //= MQTT-3.8.4-1
-            encode::suback(&mut conn.out, version, waiting.packet, waiting.reasons.iter().copied());
+            let (version, reasons) = (open.protocol.version, waiting.reasons.iter().copied());
+            if waiting.unsubscribe {
+                //= MQTT-3.10.4-4
+                encode::unsuback(&mut conn.out, version, waiting.packet, reasons);
+            } else {
+                //= MQTT-3.8.4-1
+                encode::suback(&mut conn.out, version, waiting.packet, reasons);
+            }
             tell(conn, out);
         }
         waiting.replays.iter().for_each(|query| self.start_replay(*query));
     }
 
-    /// An UNSUBSCRIBE of an open connection.
+    /// An UNSUBSCRIBE of an open connection. UNSUBACK leaves when the owners of its shared groups know.
     pub(crate) fn packet_unsubscribe(
         &mut self,
         id: ConnId,
@@ -376,33 +390,42 @@ impl Shard {
         unsubscribe: &Unsubscribe<'_>,
         out: &mut impl Output,
     ) {
+        let key = self.barrier.subscribes.insert(Waiting {
+            conn: id,
+            packet: unsubscribe.packet_id,
+            unsubscribe: true,
+            reasons: SmallVec::new(),
+            replays: SmallVec::new(),
+            missing: 1,
+        }) as u32;
         let levels_max = usize::from(self.settings.mqtt.topic_levels_max);
-        let mut reasons: SmallVec<[Reason; 8]> = SmallVec::new();
         for filter in unsubscribe.filters {
             let reason = match SubscribeFilter::parse(filter, levels_max) {
-                Ok(parsed) => self.unsubscribe_one(session, &parsed, out),
+                Ok(parsed) => self.unsubscribe_one(session, &parsed, key, out),
                 Err(_) => Reason::TopicFilterInvalid,
             };
-            reasons.push(reason);
+            if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
+                waiting.reasons.push(reason);
+            }
         }
-        if let Some(conn) = self.conns.get(id)
-            && let crate::conn::Phase::Open(open) = &conn.phase
-        {
-            //= MQTT-3.10.4-4
-            let version = open.protocol.version;
-            encode::unsuback(&mut conn.out, version, unsubscribe.packet_id, reasons.iter().copied());
-            tell(conn, out);
-        }
+        self.subscribe_settled(key, out);
     }
 
-    fn unsubscribe_one(&mut self, id: SessionId, parsed: &SubscribeFilter<'_>, out: &mut impl Output) -> Reason {
+    fn unsubscribe_one(
+        &mut self,
+        id: SessionId,
+        parsed: &SubscribeFilter<'_>,
+        key: u32,
+        out: &mut impl Output,
+    ) -> Reason {
         let filter = parsed.filter.as_str();
         let Some(session) = self.sessions.get_mut(id) else { return Reason::UnspecifiedError };
         if let Some(group) = parsed.group {
             let found = session.shared.iter().position(|s| *s.group == *group && *s.filter == *filter);
             let Some(at) = found else { return Reason::NoSubscriptionExisted };
             let shared = session.shared.swap_remove(at);
-            self.tell_group(Act::Leave, id, &shared, 0, out);
+            let token = self.settles_later(key);
+            self.tell_group(Act::Leave, id, &shared, token, out);
             return Reason::Success;
         }
         let Some((at, change)) = self.subscriptions.remove(filter, id.index) else {

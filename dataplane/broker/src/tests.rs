@@ -62,6 +62,23 @@ fn a_connection_moves_to_its_home_shard_with_everything_it_had_sent() {
 }
 
 #[test]
+fn a_connect_that_cannot_be_decoded_is_refused_in_the_version_that_it_claims() {
+    let mut rig = Rig::new(1);
+    let mut refused = |bytes: &[u8]| {
+        let client = rig.accept();
+        rig.send(client, bytes);
+        let got = rig.heard(client);
+        assert!(rig.closed(client));
+        got
+    };
+    // 5.0 with the reserved connect flag; an unknown level; no MQTT at all; PINGREQ first.
+    assert_eq!(refused(b"\x10\x0e\0\x04MQTT\x05\x03\0\0\0\0\x01a"), ["connack MalformedPacket false"]);
+    assert_eq!(refused(b"\x10\x0e\0\x04MQTT\x09\x02\0\0\0\0\x01a"), ["connack UnsupportedProtocolVersion false"]);
+    assert_eq!(refused(b"\x10\x03GET"), [""; 0]);
+    assert_eq!(refused(b"\xc0\0"), [""; 0]);
+}
+
+#[test]
 fn suback_waits_until_every_shard_has_the_interest() {
     let (mut rig, subscriber, publisher) = pair();
     rig.hold(0, 1);

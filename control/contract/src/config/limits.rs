@@ -25,8 +25,6 @@ section! {
         sessions_max: u32 = "sessions_max", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Live, "10000";
         /// Connections of one shard.
         connections_max: u32 = "connections_max", Kind::Count(within(1, 10_000_000)), Number(500_000), Restart, "10000";
-        /// Wills of one shard that wait for their delay to pass; a further one is published at once.
-        delayed_wills_max: u32 = "delayed_wills_max", Kind::Count(within(0, 100_000_000)), Number(100_000), Restart, "1000";
         /// Largest payload on a `$LINK` topic.
         dollar_link_payload_max: u32 = "dollar_link_payload_max", Kind::Size(within(1024, 256 << 20)), Number(1 << 20), Restart, "\"4MB\"";
         /// Bytes that wait in one shard for one remote before messages to it are shed.

@@ -79,25 +79,25 @@ section! {
     /// A link to another cluster.
     LinkKnobs at "cluster.links[]" {
         /// Name of the remote: its own `cluster.name`. Required.
-        name: String = "name", Kind::Text(crate::ids::NAME_BYTES_MAX), Unset, Live, "\"us-east\"";
+        name: String = "name", Kind::Text(crate::ids::NAME_BYTES_MAX), Unset, Restart, "\"us-east\"";
         /// A disabled link keeps its configuration and has no connections.
-        enable: bool = "enable", Kind::Switch, Switch(true), Live, "false";
+        enable: bool = "enable", Kind::Switch, Switch(true), Restart, "false";
         /// Address of the remote, `host:port`, with or without `mqtt://`; several as an array or with commas. Required.
-        servers: Vec<String> = "server", Kind::List, Unset, Live, "\"us-east.example.org:1883\"";
+        servers: Vec<String> = "server", Kind::List, Unset, Restart, "\"us-east.example.org:1883\"";
         /// Beginning of the client ids that we connect with; unset: the name of this cluster.
-        client_id: Option<String> = "clientid", Kind::Text(1024), Unset, Live, "\"eu-west-link\"";
+        client_id: Option<String> = "clientid", Kind::Text(1024), Unset, Restart, "\"eu-west-link\"";
         /// User name that we connect with.
-        username: Option<String> = "username", Kind::Text(65_535), Unset, Live, "\"link\"";
+        username: Option<String> = "username", Kind::Text(65_535), Unset, Restart, "\"link\"";
         /// Password that we connect with. `file:///path` takes it from a file.
-        password: Option<Secret> = "password", Kind::Secret(1), Unset, Live, "\"file:///etc/ringmq/us-east.password\"";
+        password: Option<Secret> = "password", Kind::Secret(1), Unset, Restart, "\"file:///etc/ringmq/us-east.password\"";
         /// Filters that this cluster wants from the remote, none covering another. Required; `[]` for a link that only sends.
         topics: Vec<String> = "topics", Kind::Array, Unset, Live, "[\"sensors/#\", \"alarms/+\"]";
         /// EMQX's number of connections per node; accepted, but each shard keeps exactly one.
-        pool_size: u16 = "pool_size", Kind::Count(within(1, 1024)), Number(8), Live, "1";
+        pool_size: u16 = "pool_size", Kind::Count(within(1, 1024)), Number(8), Restart, "1";
         /// Messages of QoS 1 that may be on their way to the remote, per connection.
-        max_inflight: u16 = "max_inflight", Kind::Count(within(1, 65_535)), Number(32), Live, "128";
+        max_inflight: u16 = "max_inflight", Kind::Count(within(1, 65_535)), Number(32), Restart, "128";
         /// How long we wait for the remote before we try again.
-        retry_interval_ms: u32 = "retry_interval", Kind::Duration(Clock::Ms, within(100, 3_600_000)), Number(15_000), Live, "\"5s\"";
+        retry_interval_ms: u32 = "retry_interval", Kind::Duration(Clock::Ms, within(100, 3_600_000)), Number(15_000), Restart, "\"5s\"";
     }
 }
 
@@ -105,7 +105,7 @@ section! {
     /// TLS towards a remote.
     SslKnobs at "cluster.links[].ssl" {
         /// TLS towards the remote. This version has none: only `false` is accepted.
-        enable: bool = "enable", Kind::Switch, Switch(false), Live, "false";
+        enable: bool = "enable", Kind::Switch, Switch(false), Restart, "false";
     }
 }
 
@@ -113,11 +113,11 @@ section! {
     /// Who may speak for a remote here. All that is set must match; without any, whoever connects over loopback.
     AcceptKnobs at "cluster.links[].accept" {
         /// User name of the connection.
-        username: Option<String> = "username", Kind::Text(65_535), Unset, Live, "\"us-east\"";
+        username: Option<String> = "username", Kind::Text(65_535), Unset, Restart, "\"us-east\"";
         /// Beginning of its client id.
-        client_id_prefix: Option<String> = "clientid_prefix", Kind::Text(65_535), Unset, Live, "\"us-east\"";
+        client_id_prefix: Option<String> = "clientid_prefix", Kind::Text(65_535), Unset, Restart, "\"us-east\"";
         /// Common name of its certificate. This version has no TLS listeners and refuses it.
-        cert: Option<String> = "cert", Kind::Text(1024), Unset, Live, "\"us-east.example.org\"";
+        cert: Option<String> = "cert", Kind::Text(1024), Unset, Restart, "\"us-east.example.org\"";
     }
 }
 

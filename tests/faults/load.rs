@@ -1,0 +1,99 @@
+//! Traffic that notices everything: a message lost, doubled or late, and a connection that ends.
+//! Used by the tests that hurt a process which must not matter to clients.
+
+use harness::node::Node;
+use harness::rumq::{v4, v5};
+use harness::{LONG, client_on, within};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+/// Messages in one round of one pair.
+const ROUND: u64 = 20;
+
+/// Pairs of a publisher and a subscriber, each pair on two different shards where there are two.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    delivered: Arc<AtomicU64>,
+    pairs: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Clients of one load.
+    pub const CLIENTS: usize = 4;
+
+    /// Connects everything and starts the traffic.
+    pub fn start(node: &Node) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let delivered = Arc::new(AtomicU64::new(0));
+        let (shards, at) = (node.shards(), node.mqtt());
+        let id = |index: u16, role: &str| client_on(index % shards, shards, role);
+        let old = (v4::Client::connect(at, &id(0, "load-sub")), v4::Client::connect(at, &id(1, "load-pub")));
+        old.0.subscribe("load/old", 1);
+        let new = (v5::Client::connect(at, &id(1, "load-sub5")), v5::Client::connect(at, &id(0, "load-pub5")));
+        new.0.subscribe("load/new", 2);
+        let first = {
+            let (stop, delivered) = (Arc::clone(&stop), Arc::clone(&delivered));
+            std::thread::spawn(move || {
+                for round in 0.. {
+                    for number in round * ROUND..(round + 1) * ROUND {
+                        old.1.publish("load/old", 1, false, number.to_string().as_bytes());
+                    }
+                    for number in round * ROUND..(round + 1) * ROUND {
+                        assert_eq!(old.0.message().text(), number.to_string());
+                        delivered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    old.1.acked(ROUND as usize);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            })
+        };
+        let second = {
+            let (stop, delivered) = (Arc::clone(&stop), Arc::clone(&delivered));
+            std::thread::spawn(move || {
+                for round in 0.. {
+                    for number in round * ROUND..(round + 1) * ROUND {
+                        new.1.publish("load/new", 2, false, number.to_string().as_bytes());
+                    }
+                    for number in round * ROUND..(round + 1) * ROUND {
+                        assert_eq!(new.0.message().text(), number.to_string());
+                        delivered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    new.1.acked(ROUND as usize);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            })
+        };
+        let load = Self { stop, delivered, pairs: vec![first, second] };
+        load.flows(100);
+        load
+    }
+
+    /// Waits until this many more messages have arrived: traffic goes on now.
+    #[track_caller]
+    pub fn flows(&self, more: u64) {
+        let until = self.delivered.load(Ordering::Relaxed) + more;
+        within(LONG, &format!("{more} more messages arrive"), || {
+            let dead = self.pairs.iter().any(JoinHandle::is_finished);
+            assert!(!dead, "a pair has failed; its own panic says why");
+            (self.delivered.load(Ordering::Relaxed) >= until).then_some(())
+        });
+    }
+
+    /// Ends the traffic after a whole round and gives the number of messages; whatever a pair noticed
+    /// fails here.
+    #[track_caller]
+    pub fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        for pair in self.pairs {
+            if let Err(panic) = pair.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        self.delivered.load(Ordering::Relaxed)
+    }
+}

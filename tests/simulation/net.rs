@@ -1,0 +1,230 @@
+//! The virtual network: one [`Pipe`] per connection, with a delay drawn per connection, bytes in flight both
+//! ways, a bounded window towards clients, and ends that lose what was in flight or do not.
+
+use std::collections::VecDeque;
+
+use broker::surface::{Cause, ConnId};
+
+use crate::{
+    rng::Rng,
+    world::{Event, Queue},
+};
+
+/// Where the server keeps a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Index of the shard in the world.
+    pub shard: usize,
+    /// Its identity there.
+    pub conn: ConnId,
+}
+
+/// One connection.
+pub struct Pipe {
+    /// Index of the client in the world.
+    pub client: usize,
+    /// Index of its cluster.
+    pub cluster: usize,
+    /// Who reads it at the server; nobody before the accept, on the way between shards, and at the end.
+    pub place: Option<Place>,
+    /// Bytes that arrived and were not read by the server.
+    pub socket: VecDeque<u8>,
+    /// The client's end has arrived at the server.
+    pub ended: Option<Cause>,
+    /// The server wants to read.
+    pub reading: bool,
+    /// Most bytes that one read brings.
+    pub read_max: usize,
+    /// The server's send in flight.
+    pub sending: Vec<u8>,
+    sent: usize,
+    /// Such a send exists.
+    pub send_busy: bool,
+    send_blocked: bool,
+    delay_us: u64,
+    up: VecDeque<Vec<u8>>,
+    up_free_us: u64,
+    down: VecDeque<Vec<u8>>,
+    down_free_us: u64,
+    down_bytes: usize,
+    window: usize,
+    /// The client does not read any more.
+    pub client_gone: bool,
+    /// When the server's brain was told that it is closed.
+    pub closed_us: Option<u64>,
+}
+
+/// All connections of a run.
+#[derive(Default)]
+pub struct Net {
+    pipes: Vec<Pipe>,
+    /// Connections that broke with loss of bytes.
+    pub cuts: u64,
+}
+
+impl Net {
+    /// A new connection of a client; the server hears of it with [`Event::Accept`].
+    pub fn connect(
+        &mut self,
+        client: usize,
+        cluster: usize,
+        (network_us, window): (u64, usize),
+        (now_us, queue, rng): (u64, &mut Queue, &mut Rng),
+    ) -> usize {
+        let pipe = self.pipes.len();
+        let delay_us = rng.between(10, network_us);
+        let read_max = if rng.percent(15) { *rng.pick(&[1, 3, 20]) } else { usize::MAX };
+        self.pipes.push(Pipe {
+            client,
+            cluster,
+            place: None,
+            socket: VecDeque::new(),
+            ended: None,
+            reading: true,
+            read_max,
+            sending: Vec::new(),
+            sent: 0,
+            send_busy: false,
+            send_blocked: false,
+            delay_us,
+            up: VecDeque::new(),
+            up_free_us: now_us + delay_us,
+            down: VecDeque::new(),
+            down_free_us: now_us,
+            down_bytes: 0,
+            window,
+            client_gone: false,
+            closed_us: None,
+        });
+        queue.push(now_us + delay_us, Event::Accept(pipe));
+        pipe
+    }
+
+    /// A connection.
+    pub fn pipe(&mut self, pipe: usize) -> &mut Pipe {
+        &mut self.pipes[pipe]
+    }
+
+    /// When the server's brain was told that a connection is closed.
+    pub fn closed_us(&self, pipe: usize) -> Option<u64> {
+        self.pipes[pipe].closed_us
+    }
+
+    /// Bytes are on their way or unread somewhere.
+    pub fn busy(&self) -> bool {
+        self.pipes.iter().any(|pipe| {
+            let server = pipe.closed_us.is_none();
+            server && (!pipe.up.is_empty() || !pipe.socket.is_empty() || pipe.send_busy)
+                || !pipe.client_gone && !pipe.down.is_empty()
+        })
+    }
+
+    /// The client writes.
+    pub fn write(&mut self, pipe: usize, bytes: Vec<u8>, (now_us, queue, rng): (u64, &mut Queue, &mut Rng)) {
+        let at = &mut self.pipes[pipe];
+        if at.client_gone {
+            return;
+        }
+        let jitter_us = rng.below(at.delay_us / 2 + 2);
+        at.up_free_us = at.up_free_us.max(now_us + at.delay_us + jitter_us);
+        queue.push(at.up_free_us, Event::Up(pipe));
+        at.up.push_back(bytes);
+    }
+
+    /// Bytes reach the server.
+    pub fn up(&mut self, pipe: usize) {
+        let at = &mut self.pipes[pipe];
+        if let Some(bytes) = at.up.pop_front()
+            && at.ended.is_none()
+        {
+            at.socket.extend(bytes);
+        }
+    }
+
+    /// The client closes. With `reset`, what is in flight is lost, both ways.
+    pub fn close(&mut self, pipe: usize, reset: bool, (now_us, queue, rng): (u64, &mut Queue, &mut Rng)) {
+        let at = &mut self.pipes[pipe];
+        if at.client_gone {
+            return;
+        }
+        at.client_gone = true;
+        self.cuts += u64::from(reset);
+        if reset {
+            let kept = rng.below(at.up.len() as u64 + 1) as usize;
+            at.up.truncate(kept);
+        }
+        at.up_free_us = at.up_free_us.max(now_us + rng.between(1, 2 * at.delay_us));
+        let cause = if reset { Cause::Error } else { Cause::Eof };
+        queue.push(at.up_free_us, Event::UpEnd(pipe, cause));
+    }
+
+    /// The client forgets the connection without a word: the server may find out, or not.
+    pub fn abandon(&mut self, pipe: usize) {
+        self.pipes[pipe].client_gone = true;
+    }
+
+    /// The end of the client's stream reaches the server.
+    pub fn up_end(&mut self, pipe: usize, cause: Cause, rng: &mut Rng) {
+        let at = &mut self.pipes[pipe];
+        at.ended = Some(cause);
+        if cause == Cause::Error && !at.socket.is_empty() && rng.percent(50) {
+            at.socket.clear();
+        }
+    }
+
+    /// The server's shell has filled `sending`.
+    pub fn send(&mut self, pipe: usize, (now_us, queue, rng): (u64, &mut Queue, &mut Rng)) {
+        let at = &mut self.pipes[pipe];
+        at.sent = 0;
+        at.send_busy = true;
+        queue.push(now_us + rng.between(1, 50), Event::Send(pipe));
+    }
+
+    /// A part of the server's send leaves. True: the send is complete.
+    pub fn send_part(&mut self, pipe: usize, (now_us, queue, rng): (u64, &mut Queue, &mut Rng)) -> bool {
+        let at = &mut self.pipes[pipe];
+        if !at.send_busy {
+            return false;
+        }
+        let left = at.sending.len() - at.sent;
+        if at.client_gone || left == 0 {
+            at.sending.clear();
+            at.send_busy = false;
+            return true;
+        }
+        let room = at.window.saturating_sub(at.down_bytes);
+        if room == 0 {
+            at.send_blocked = true;
+            return false;
+        }
+        let most = left.min(room) as u64;
+        let part = if rng.percent(60) { most } else { rng.between(1, most) } as usize;
+        let bytes = at.sending[at.sent..at.sent + part].to_vec();
+        at.sent += part;
+        at.down_bytes += part;
+        at.down.push_back(bytes);
+        let jitter_us = rng.below(at.delay_us / 2 + 2);
+        at.down_free_us = at.down_free_us.max(now_us + at.delay_us + jitter_us);
+        queue.push(at.down_free_us, Event::Down(pipe));
+        queue.push(now_us + rng.between(1, 50), Event::Send(pipe));
+        false
+    }
+
+    /// Bytes reach the client, who reads them.
+    pub fn down(&mut self, pipe: usize, (now_us, queue): (u64, &mut Queue)) -> Option<Vec<u8>> {
+        let at = &mut self.pipes[pipe];
+        let bytes = at.down.pop_front()?;
+        at.down_bytes -= bytes.len();
+        if core::mem::take(&mut at.send_blocked) {
+            queue.push(now_us + 1, Event::Send(pipe));
+        }
+        (!at.client_gone).then_some(bytes)
+    }
+
+    /// The server ends the connection after what it has sent.
+    pub fn server_end(&mut self, pipe: usize, (now_us, queue): (u64, &mut Queue)) {
+        let at = &mut self.pipes[pipe];
+        at.down_free_us = at.down_free_us.max(now_us + at.delay_us);
+        queue.push(at.down_free_us, Event::DownEnd(pipe));
+    }
+}

@@ -1,0 +1,63 @@
+//! A message arrives at a client for the first time on its packet id: every check that needs no more than
+//! what was known then.
+
+use core::fmt;
+
+use super::{Oracle, Verdict, duplicates, order, retained, wanted};
+
+/// What arrived.
+pub struct Arrival {
+    /// Which publish it is; none for an empty payload or an unknown one.
+    pub number: Option<u64>,
+    /// Topic, with aliases resolved.
+    pub topic: String,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// QoS.
+    pub qos: u8,
+    /// RETAIN.
+    pub retain: bool,
+    /// DUP.
+    pub dup: bool,
+    /// Subscription identifiers.
+    pub ids: Vec<u32>,
+    /// It came on a connection that resumed its session.
+    pub resumed: bool,
+}
+
+impl fmt::Display for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Arrival { number, topic, qos, retain, dup, ids, .. } = self;
+        match number {
+            Some(number) => write!(f, "#{number} ")?,
+            None => write!(f, "{} bytes ", self.payload.len())?,
+        }
+        write!(f, "on {topic} q{qos} retain {retain} dup {dup} ids {ids:?}")
+    }
+}
+
+impl Oracle {
+    /// A session received a message.
+    pub fn arrived(&mut self, epoch: usize, arrival: &Arrival, now_us: u64) -> Verdict {
+        let session = &mut self.epochs[epoch];
+        if arrival.dup && !arrival.resumed {
+            return Err(format!("DUP on a new session: {arrival}"));
+        }
+        let Some(number) = arrival.number else {
+            return retained::deletion_arrived(session, &self.publishes, arrival);
+        };
+        let publish = self.publishes.at(number);
+        if publish.topic != arrival.topic || publish.cluster != session.cluster {
+            return Err(format!("{} arrived as {arrival}", self.publishes.describe(number)));
+        }
+        wanted::check(session, publish, arrival)?;
+        if duplicates::check(session, number, publish, arrival)? {
+            order::check(session, number, publish, arrival)?;
+        }
+        retained::arrived(session, number, publish);
+        if publish.will {
+            self.wills.arrived(number, now_us)?;
+        }
+        Ok(())
+    }
+}

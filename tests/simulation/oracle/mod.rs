@@ -1,0 +1,74 @@
+//! What must be true, told from what clients sent and heard, without any code of the broker. One file per
+//! invariant; the world calls in as things happen, and once more when everything is quiet.
+
+pub mod acknowledged;
+pub mod arrival;
+pub mod continuity;
+pub mod duplicates;
+pub mod groups;
+pub mod loss;
+pub mod order;
+pub mod publishes;
+pub mod retained;
+pub mod subscriptions;
+pub mod tables;
+pub mod wanted;
+pub mod wills;
+
+use publishes::Publishes;
+use subscriptions::Epoch;
+use wills::Wills;
+
+/// Why a run failed; one sentence.
+pub type Verdict = Result<(), String>;
+
+/// Everything that clients know.
+#[derive(Default)]
+pub struct Oracle {
+    /// Every publish.
+    pub publishes: Publishes,
+    /// Every session, from its CONNACK to its end.
+    pub epochs: Vec<Epoch>,
+    /// Every will.
+    pub wills: Wills,
+}
+
+impl Oracle {
+    /// A session begins.
+    pub fn begin_epoch(&mut self, client: usize, cluster: usize) -> usize {
+        self.epochs.push(Epoch::new(client, cluster));
+        self.epochs.len() - 1
+    }
+
+    /// A session's connection ended: what was asked for and not answered stays unknown.
+    pub fn connection_ended(&mut self, epoch: usize, now_us: u64) {
+        self.epochs[epoch].connection_ended(now_us);
+    }
+
+    /// Something sent later on the same connection was answered, so this was read.
+    pub fn proved(&mut self, number: u64, now_us: u64) {
+        self.publishes.at_mut(number).proved_us.get_or_insert(now_us);
+    }
+
+    /// PUBACK or PUBREC came.
+    pub fn acknowledged(&mut self, number: u64, now_us: u64) {
+        self.publishes.at_mut(number).acknowledged_us.get_or_insert(now_us);
+    }
+}
+
+/// Does `topic` match `filter`? The specification's rules, level by level.
+pub fn matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let (mut filter, mut topic) = (filter.split('/'), topic.split('/'));
+    loop {
+        match (filter.next(), topic.next()) {
+            (Some("#"), _) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(wanted), Some(level)) if wanted == level => {}
+            (None, None) => return true,
+            _ => return false,
+        }
+    }
+}

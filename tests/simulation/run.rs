@@ -1,0 +1,183 @@
+//! One seed from its start to its verdict: clients arrive, disturb each other, fall quiet, are judged, and
+//! leave; then every table must be empty.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use broker::plant::Plant;
+
+use crate::{
+    client::{Client, Profile},
+    coverage::Coverage,
+    oracle::{Verdict, loss::Explained, subscriptions::Wanted, tables},
+    plan::Plan,
+    rng::Rng,
+    world::{Event, World},
+};
+
+/// Virtual time for everything to settle.
+const SETTLE_US: u64 = 3_600_000_000;
+/// Virtual time for the operations.
+const CHAOS_US: u64 = 36_000_000_000;
+/// Delays of wills and the lives of short sessions are over after this.
+const TIMERS_US: u64 = 12_000_000;
+
+/// Runs a seed; its verdict and what it touched.
+pub fn run(seed: u64, plant: Option<Plant>, tracing: bool) -> (Verdict, Coverage) {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::draw(seed, plant, &mut rng);
+        let mut world = World::new(plan, rng, tracing);
+        let verdict = world.live();
+        world.account();
+        (verdict, world.env.coverage)
+    }));
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+        (Err(format!("panicked: {}", text.unwrap_or_default())), Coverage::default())
+    })
+}
+
+impl World {
+    fn live(&mut self) -> Verdict {
+        let watchers = self.arrive()?;
+        self.run_until("the operations", CHAOS_US, |world| world.env.operations == 0)?;
+        self.fall_quiet()?;
+        self.judge(&watchers)?;
+        self.leave()?;
+        for sim in &self.shards {
+            tables::check_empty(&format!("shard {:?}", sim.at), sim.brain.gauges(), sim.brain.queued())?;
+        }
+        Ok(())
+    }
+
+    /// Watchers of wills first, then everybody else.
+    fn arrive(&mut self) -> Result<Vec<usize>, String> {
+        let clusters = self.env.plan.clusters;
+        let watchers: Vec<usize> = (0..clusters).map(|cluster| self.add_client(cluster, Profile::watcher())).collect();
+        for &watcher in &watchers {
+            self.clients[watcher].connect(&mut self.env, true);
+        }
+        self.settle("the watchers' CONNECT")?;
+        for &watcher in &watchers {
+            self.clients[watcher].subscribe_to(&mut self.env, vec![wanted("w/#", 2)], 0);
+        }
+        self.settle("the watchers' SUBSCRIBE")?;
+        for cluster in 0..clusters {
+            for _ in 0..self.env.plan.clients {
+                let profile = Profile::draw(&mut self.env.rng);
+                let client = self.add_client(cluster, profile);
+                self.env.queue.push(self.env.now_us + 1, Event::Client(client));
+            }
+        }
+        Ok(watchers)
+    }
+
+    /// Everybody connects, acknowledges what is owed, and asks for nothing more.
+    fn fall_quiet(&mut self) -> Verdict {
+        self.env.trace(|| "quiet".into());
+        for client in &mut self.clients {
+            client.quiet = true;
+            if client.conn.as_ref().is_some_and(|conn| conn.leaving) {
+                client.cut(&mut self.env, false);
+            }
+            if client.conn.is_none() {
+                client.connect(&mut self.env, false);
+            }
+        }
+        self.settle("the quiet phase")?;
+        // Whatever was published without an answer is proved by one that follows.
+        self.clients.iter_mut().for_each(|client| client.ping(&mut self.env));
+        self.settle("the last PINGREQ")?;
+        let end_us = self.env.now_us + TIMERS_US;
+        self.run_until("the timers", SETTLE_US, |world| world.env.now_us > end_us)?;
+        self.settle("what the timers caused")
+    }
+
+    fn settle(&mut self, what: &str) -> Verdict {
+        self.run_until(what, SETTLE_US, |world| {
+            world.clients.iter().all(|client| client.left() || client.settled()) && world.quiet()
+        })
+    }
+
+    fn judge(&mut self, watchers: &[usize]) -> Verdict {
+        for (cluster, &watcher) in watchers.iter().enumerate() {
+            let explained = self.explained(cluster);
+            self.env.oracle.check_loss(cluster, explained)?;
+            self.env.oracle.check_groups(cluster, explained)?;
+            if let Some(epoch) = self.clients[watcher].epoch {
+                self.env.oracle.check_wills(cluster, epoch, explained.reliable + explained.unreliable)?;
+            }
+            let store = self.store(cluster);
+            if explained.retained == 0 {
+                self.env.oracle.check_store(cluster, &store)?;
+            }
+            if explained.reliable + explained.unreliable + explained.retained == 0 {
+                self.env.oracle.check_followers(cluster, &store)?;
+                self.env.oracle.check_continuity(cluster)?;
+            }
+            self.judge_replay(cluster)?;
+        }
+        Ok(())
+    }
+
+    fn explained(&self, cluster: usize) -> Explained {
+        let count = |names: &[&str]| self.counted(cluster, |name| names.contains(&name));
+        let reliable = count(&["shed_queue_full", "shed_expired", "shed_too_large"]);
+        let unreliable = reliable + count(&["shed_slow_subscriber", "shed_offline_qos0"]);
+        let groups = unreliable + count(&["shed_no_member", "shed_hop_full", "shed_session_ended"]);
+        let retained = count(&["shed_retained_full", "shed_retained_payload"]);
+        Explained { reliable, unreliable, groups, retained }
+    }
+
+    /// A new subscriber to everything gets exactly what is retained.
+    fn judge_replay(&mut self, cluster: usize) -> Verdict {
+        let sheds = |world: &World| world.explained(cluster).unreliable;
+        let before = sheds(self);
+        let client = self.add_client(cluster, Profile::watcher());
+        self.clients[client].connect(&mut self.env, true);
+        self.settle("the last CONNECT")?;
+        self.clients[client].subscribe_to(&mut self.env, vec![wanted("#", 1)], 0);
+        self.settle("the last SUBSCRIBE")?;
+        let store = self.store(cluster);
+        match self.clients[client].epoch {
+            Some(epoch) if sheds(self) == before => self.env.oracle.check_replayed(epoch, &store),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every session ends, every retained value goes.
+    fn leave(&mut self) -> Verdict {
+        self.env.trace(|| "everybody leaves".into());
+        for client in &mut self.clients {
+            client.profile.expiries = &[0];
+            client.connect(&mut self.env, true);
+        }
+        self.settle("the last take-over")?;
+        self.say_goodbye()?;
+        for cluster in 0..self.env.plan.clusters {
+            let sweeper = self.add_client(cluster, Profile { expiries: &[0], ..Profile::watcher() });
+            self.clients[sweeper].connect(&mut self.env, true);
+            self.settle("the sweeper's CONNECT")?;
+            for topic in self.store(cluster).into_keys() {
+                self.clients[sweeper].publish_on(&mut self.env, topic, 1, true, true);
+                self.settle("a deletion")?;
+            }
+        }
+        self.say_goodbye()
+    }
+
+    fn say_goodbye(&mut self) -> Verdict {
+        for client in self.clients.iter_mut().filter(|client| client.conn.is_some()) {
+            client.disconnect(&mut self.env, false, None);
+        }
+        self.run_until("the goodbyes", SETTLE_US, |world| {
+            let connections: u64 = world.shards.iter().map(|sim| sim.brain.gauges().connections).sum();
+            connections == 0 && world.clients.iter().all(Client::left) && world.quiet()
+        })
+    }
+}
+
+fn wanted(filter: &str, qos: u8) -> Wanted {
+    Wanted { filter: filter.into(), qos, no_local: false, retain_as_published: false, handling: 0 }
+}

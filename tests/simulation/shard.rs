@@ -1,0 +1,332 @@
+//! One shard: the broker's brain and a shell in memory. A turn has a start and an end; inputs and mail up
+//! to some moment between both belong to it, and what it causes happens at its end.
+//! Called by the world only. Always true: what the surface promises of a shell holds here.
+
+use broker::{
+    Shard,
+    event::Event as Said,
+    surface::{Cause, ConnId, DialId, Input, Output, Parked, Transport, Turned},
+};
+use contract::{ids::ShardId, time::Now};
+
+use crate::{
+    mailbox::Grid,
+    net::Place,
+    world::{Env, Event},
+};
+
+/// What happened on a shard's ring since its last turn.
+#[derive(Clone, Copy, Debug)]
+pub enum Io {
+    /// A transport was accepted.
+    Accept(usize),
+    /// Bytes or the end of a transport can be read.
+    Readable(usize),
+    /// A send is complete.
+    SendDone(usize),
+    /// No operation of a connection on the move is in flight any more.
+    Detach(ConnId),
+    /// A connection that we closed is gone.
+    Gone(ConnId),
+    /// A dial ended, with a connection or without.
+    Dialed(DialId, Option<usize>),
+}
+
+/// A place in the shell's table.
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    pipe: Option<usize>,
+    /// `flush` was called and the output was not taken.
+    dirty: bool,
+    closing: bool,
+    ended: bool,
+    moving: Option<(ShardId, Parked)>,
+}
+
+/// One shard of one cluster.
+pub struct ShardSim {
+    /// The brain.
+    pub brain: Shard,
+    /// Index in the world, in its cluster, and the cluster.
+    pub at: (usize, u16, usize),
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    inputs: Vec<(u64, Io)>,
+    /// Start of the turn that runs or is planned; the number tells a planned start from a stale one.
+    pub planned: Option<(u64, u64)>,
+    /// A turn runs.
+    pub running: bool,
+    /// Turns so far.
+    pub turns: u64,
+}
+
+impl ShardSim {
+    /// A shard without connections.
+    pub fn new(brain: Shard, at: (usize, u16, usize)) -> ShardSim {
+        let (slots, free, inputs) = (Vec::new(), Vec::new(), Vec::new());
+        ShardSim { brain, at, slots, free, inputs, planned: None, running: false, turns: 0 }
+    }
+
+    /// Something happened on its ring.
+    pub fn io(&mut self, now_us: u64, io: Io) {
+        self.inputs.push((now_us, io));
+    }
+
+    /// Inputs wait for the next turn.
+    pub fn has_input(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
+    /// Runs the turn that began at `start_us` and ends now. Returns who was sent mail, and when to turn again.
+    pub fn turn(&mut self, start_us: u64, grid: &mut Grid, env: &mut Env) -> (Vec<usize>, Turned) {
+        self.turns += 1;
+        let now = Now { mono_us: start_us, wall_ms: start_us / 1000 };
+        let mut touched = Vec::new();
+        let (mut inputs, late) = core::mem::take(&mut self.inputs).into_iter().partition(|(at, _)| *at <= start_us);
+        self.inputs = late;
+        self.take_inputs(now, &mut inputs, &mut touched, env);
+        let mut rng = env.rng.clone();
+        env.rng.next();
+        let mut mail = grid.view(usize::from(self.at.1), (start_us, env.now_us), &mut rng, env.tracing);
+        let mut shell =
+            Shell { slots: &mut self.slots, free: &mut self.free, touched: &mut touched, env, shard: self.at.0 };
+        let turned = self.brain.turn(now, &mut mail, &mut shell);
+        let offered = mail.offered;
+        touched.sort_unstable();
+        touched.dedup();
+        for conn in touched {
+            self.settle(conn, env);
+        }
+        (offered, turned)
+    }
+
+    fn take_inputs(&mut self, now: Now, inputs: &mut Vec<(u64, Io)>, touched: &mut Vec<ConnId>, env: &mut Env) {
+        for (_, io) in inputs.drain(..) {
+            match io {
+                Io::Accept(pipe) => {
+                    let conn = occupy(&mut self.slots, &mut self.free, pipe);
+                    env.net.pipe(pipe).place = Some(Place { shard: self.at.0, conn });
+                    let peer = env.peer(pipe);
+                    self.give(now, Input::Accepted { conn, listener: 0, peer }, touched, env);
+                    self.inputs.push((now.mono_us, Io::Readable(pipe)));
+                }
+                Io::Readable(pipe) => self.read(now, pipe, touched, env),
+                Io::SendDone(pipe) => {
+                    if let Some(conn) = self.owns(pipe, env) {
+                        self.settle(conn, env);
+                    }
+                }
+                Io::Detach(conn) => self.detach(now, conn, touched, env),
+                Io::Gone(conn) => self.gone(now, conn, Cause::Ours, touched, env),
+                Io::Dialed(dial, Some(pipe)) => {
+                    let conn = occupy(&mut self.slots, &mut self.free, pipe);
+                    env.net.pipe(pipe).place = Some(Place { shard: self.at.0, conn });
+                    self.give(now, Input::Dialed { dial, conn }, touched, env);
+                }
+                Io::Dialed(dial, None) => {
+                    let reason = "refused by the simulation";
+                    self.give(now, Input::DialFailed { dial, reason }, touched, env);
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, now: Now, input: Input<'_>, touched: &mut Vec<ConnId>, env: &mut Env) {
+        let mut shell = Shell { slots: &mut self.slots, free: &mut self.free, touched, env, shard: self.at.0 };
+        self.brain.input(now, input, &mut shell);
+    }
+
+    /// The identity of a pipe's connection, if it lives here.
+    fn owns(&self, pipe: usize, env: &mut Env) -> Option<ConnId> {
+        env.net.pipe(pipe).place.filter(|place| place.shard == self.at.0).map(|place| place.conn)
+    }
+
+    fn slot(&mut self, conn: ConnId) -> Option<&mut Slot> {
+        self.slots.get_mut(conn.index as usize).filter(|slot| slot.generation == conn.generation && slot.pipe.is_some())
+    }
+
+    fn read(&mut self, now: Now, pipe: usize, touched: &mut Vec<ConnId>, env: &mut Env) {
+        let Some(conn) = self.owns(pipe, env) else { return };
+        let Some(slot) = self.slot(conn) else { return };
+        if slot.moving.is_some() {
+            return;
+        }
+        let closing = slot.closing;
+        // A read that was on its way when reading stopped may still complete.
+        let late = env.rng.one_in(4);
+        let at = env.net.pipe(pipe);
+        if !at.socket.is_empty() && (at.reading || late) && !closing {
+            let most = at.socket.len().min(at.read_max) as u64;
+            let n = if env.rng.percent(50) { most } else { env.rng.between(1, most) } as usize;
+            let bytes: Vec<u8> = at.socket.drain(..n).collect();
+            self.give(now, Input::Received { conn, bytes: &bytes }, touched, env);
+            if env.net.pipe(pipe).reading {
+                // The next read completes in this turn or in a later one.
+                self.inputs.push((now.mono_us, Io::Readable(pipe)));
+                if env.rng.percent(50) {
+                    self.inputs.pop();
+                    return self.read(now, pipe, touched, env);
+                }
+            }
+            return;
+        }
+        let Some(cause) = at.ended else { return };
+        if at.socket.is_empty() && (at.reading || closing) || cause == Cause::Error || closing {
+            at.socket.clear();
+            self.gone(now, conn, cause, touched, env);
+        }
+    }
+
+    fn detach(&mut self, now: Now, conn: ConnId, touched: &mut Vec<ConnId>, env: &mut Env) {
+        let Some(slot) = self.slot(conn) else { return };
+        let (Some(pipe), Some((to, mut parked))) = (slot.pipe, slot.moving.take()) else { return };
+        let at = env.net.pipe(pipe);
+        if at.ended.is_some() && (at.socket.is_empty() || env.rng.percent(50)) {
+            return self.gone(now, conn, Cause::Error, touched, env);
+        }
+        let late = env.rng.below(at.socket.len() as u64 + 1) as usize;
+        parked.unread.extend(at.socket.drain(..late));
+        at.place = None;
+        self.vacate(conn);
+        env.coverage.one("hand_overs_with_late_bytes", u64::from(late > 0));
+        self.give(now, Input::Detached { transport: Box::new(pipe), to, parked }, touched, env);
+    }
+
+    /// The brain hears that a connection is closed.
+    fn gone(&mut self, now: Now, conn: ConnId, cause: Cause, touched: &mut Vec<ConnId>, env: &mut Env) {
+        let Some(slot) = self.slot(conn) else { return };
+        let Some(pipe) = slot.pipe else { return };
+        let ended = slot.ended;
+        let at = env.net.pipe(pipe);
+        at.place = None;
+        at.closed_us = Some(env.now_us);
+        if !ended {
+            env.net.server_end(pipe, (env.now_us, &mut env.queue));
+        }
+        self.give(now, Input::Closed { conn, cause }, touched, env);
+        self.vacate(conn);
+    }
+
+    fn vacate(&mut self, conn: ConnId) {
+        self.slots[conn.index as usize].pipe = None;
+        self.free.push(conn.index);
+    }
+
+    /// Takes output when no send is in flight, and ends what is to be closed.
+    fn settle(&mut self, conn: ConnId, env: &mut Env) {
+        let Some(slot) = self.slot(conn) else { return };
+        let Some(pipe) = slot.pipe else { return };
+        let at = env.net.pipe(pipe);
+        if at.send_busy || slot.ended || !slot.dirty && !slot.closing {
+            return;
+        }
+        slot.dirty = false;
+        let closing = slot.closing;
+        if let Some(output) = self.brain.output(conn)
+            && !output.is_empty()
+        {
+            at.sending.clear();
+            core::mem::swap(output, &mut at.sending);
+            return env.net.send(pipe, (env.now_us, &mut env.queue, &mut env.rng));
+        }
+        if closing {
+            self.slots[conn.index as usize].ended = true;
+            let at_us = env.now_us + env.rng.between(1, 1_000);
+            env.net.server_end(pipe, (env.now_us, &mut env.queue));
+            env.queue.push(at_us, Event::Io(self.at.0, Io::Gone(conn)));
+        }
+    }
+}
+
+fn occupy(slots: &mut Vec<Slot>, free: &mut Vec<u32>, pipe: usize) -> ConnId {
+    let index = free.pop().unwrap_or_else(|| {
+        slots.push(Slot::default());
+        slots.len() as u32 - 1
+    });
+    let generation = slots[index as usize].generation + 1;
+    slots[index as usize] = Slot { generation, pipe: Some(pipe), ..Slot::default() };
+    ConnId { index, generation }
+}
+
+/// The shell's side of one turn.
+struct Shell<'a> {
+    slots: &'a mut Vec<Slot>,
+    free: &'a mut Vec<u32>,
+    touched: &'a mut Vec<ConnId>,
+    env: &'a mut Env,
+    shard: usize,
+}
+
+impl Shell<'_> {
+    fn slot(&mut self, conn: ConnId) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(conn.index as usize);
+        slot.filter(|slot| slot.generation == conn.generation && slot.pipe.is_some())
+    }
+}
+
+impl Output for Shell<'_> {
+    fn adopt(&mut self, transport: Transport) -> Option<ConnId> {
+        let Ok(pipe) = transport.downcast::<usize>() else {
+            self.env.fail("a transport came back as something else");
+            return None;
+        };
+        let conn = occupy(self.slots, self.free, *pipe);
+        self.env.net.pipe(*pipe).place = Some(Place { shard: self.shard, conn });
+        self.env.queue.push(self.env.now_us, Event::Io(self.shard, Io::Readable(*pipe)));
+        Some(conn)
+    }
+
+    fn ready(&mut self, conn: ConnId) {
+        if self.slot(conn).is_none() {
+            self.env.fail("ready for a connection that does not exist");
+        }
+    }
+
+    fn hand_over(&mut self, conn: ConnId, to: ShardId, parked: Parked) {
+        let at_us = self.env.now_us + self.env.rng.between(1, 3_000);
+        match self.slot(conn) {
+            Some(slot) => slot.moving = Some((to, parked)),
+            None => return self.env.fail("hand-over of a connection that does not exist"),
+        }
+        self.env.queue.push(at_us, Event::Io(self.shard, Io::Detach(conn)));
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        match self.slot(conn) {
+            Some(slot) => slot.dirty = true,
+            None => return self.env.fail("output for a connection that does not exist"),
+        }
+        self.touched.push(conn);
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        match self.slot(conn) {
+            Some(slot) => slot.closing = true,
+            None => return self.env.fail("close of a connection that does not exist"),
+        }
+        self.touched.push(conn);
+    }
+
+    fn read(&mut self, conn: ConnId, on: bool) {
+        let Some(pipe) = self.slot(conn).and_then(|slot| slot.pipe) else {
+            return self.env.fail("reading is switched for a connection that does not exist");
+        };
+        self.env.net.pipe(pipe).reading = on;
+        if on {
+            self.env.queue.push(self.env.now_us, Event::Io(self.shard, Io::Readable(pipe)));
+        }
+    }
+
+    fn dial(&mut self, dial: DialId, server: &str) {
+        let (shard, now_us) = (self.shard, self.env.now_us);
+        self.env.links.dial(shard, dial, server);
+        let at_us = now_us + self.env.rng.between(10, 5_000);
+        self.env.queue.push(at_us, Event::Dial(shard, dial));
+    }
+
+    fn event(&mut self, event: Said<'_>) {
+        let shard = self.shard;
+        self.env.trace(|| format!("shard {shard}: {event:?}"));
+    }
+}

@@ -1,0 +1,439 @@
+//! The world of one seed: clusters of shards, a network, clients and an oracle, moved by one queue of
+//! events under a virtual clock. One thread, no other source of time or chance.
+
+use core::net::SocketAddr;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+};
+
+use broker::{
+    Shard,
+    counters::Counters,
+    surface::{Cause, DialId},
+};
+
+use crate::{
+    client::{Client, Profile},
+    coverage::Coverage,
+    links::Dials,
+    mailbox::Grid,
+    net::Net,
+    oracle::{Oracle, Verdict, arrival::Arrival},
+    plan::Plan,
+    rng::Rng,
+    shard::{Io, ShardSim},
+};
+
+/// Something that happens at a time.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A connection reaches a listener.
+    Accept(usize),
+    /// Bytes of a client reach the server.
+    Up(usize),
+    /// So does the end.
+    UpEnd(usize, Cause),
+    /// The server's send goes on.
+    Send(usize),
+    /// Bytes reach a client.
+    Down(usize),
+    /// So does the end.
+    DownEnd(usize),
+    /// Something happens on a shard's ring.
+    Io(usize, Io),
+    /// A turn of a shard begins, if this is still its plan.
+    TurnStart(usize, u64),
+    /// It ends; it began at the time given.
+    TurnEnd(usize, u64),
+    /// A client does something.
+    Client(usize),
+    /// A client connects, unless it has meanwhile.
+    Connect(usize, bool),
+    /// Acknowledgements of a client are due.
+    Replies(usize, u64),
+    /// A client has to be heard.
+    KeepAlive(usize, u64),
+    /// A dial of a shard comes to its end.
+    Dial(usize, DialId),
+    /// Whoever waits for a state looks whether it has come.
+    Look,
+}
+
+/// What will happen, in order of time and then of planning.
+#[derive(Default)]
+pub struct Queue {
+    heap: BinaryHeap<Reverse<(u64, u64)>>,
+    events: std::collections::HashMap<u64, Event>,
+    next: u64,
+}
+
+impl Queue {
+    /// Plans an event.
+    pub fn push(&mut self, at_us: u64, event: Event) {
+        self.next += 1;
+        self.heap.push(Reverse((at_us, self.next)));
+        self.events.insert(self.next, event);
+    }
+
+    fn pop(&mut self) -> Option<(u64, Event)> {
+        let Reverse((at_us, number)) = self.heap.pop()?;
+        self.events.remove(&number).map(|event| (at_us, event))
+    }
+}
+
+/// What everything in the world shares.
+pub struct Env {
+    /// Virtual time.
+    pub now_us: u64,
+    /// What will happen.
+    pub queue: Queue,
+    /// Chance.
+    pub rng: Rng,
+    /// Connections.
+    pub net: Net,
+    /// What must be true.
+    pub oracle: Oracle,
+    /// What was touched.
+    pub coverage: Coverage,
+    /// What was drawn.
+    pub plan: Plan,
+    /// Dials under way.
+    pub links: Dials,
+    /// Operations left.
+    pub operations: u64,
+    /// Retained replays that are open.
+    pub replays_open: u64,
+    /// Publishes whose acknowledgement was just heard.
+    pub acknowledged: Vec<u64>,
+    /// Everything is told.
+    pub tracing: bool,
+    failure: Option<String>,
+}
+
+impl Env {
+    /// The run has failed; the first reason stays.
+    pub fn fail(&mut self, why: &str) {
+        let now_us = self.now_us;
+        self.trace(|| format!("FAILED: {why}"));
+        self.failure.get_or_insert_with(|| format!("at {now_us} us: {why}"));
+    }
+
+    /// It has failed.
+    pub fn failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// One line of the trace.
+    pub fn trace(&self, line: impl FnOnce() -> String) {
+        if self.tracing {
+            println!("{:>12} {}", self.now_us, line());
+        }
+    }
+
+    /// The address of a pipe's client.
+    pub fn peer(&self, pipe: usize) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], 1024 + (pipe % 60_000) as u16))
+    }
+
+    /// A session received a message.
+    pub fn arrived(&mut self, epoch: usize, arrival: &Arrival) {
+        if let Err(why) = self.oracle.arrived(epoch, arrival, self.now_us) {
+            let client = self.oracle.epochs[epoch].client;
+            self.fail(&format!("client {client}: {why}"));
+        }
+    }
+}
+
+/// Everything of one seed.
+pub struct World {
+    /// What is shared.
+    pub env: Env,
+    /// All shards, cluster by cluster.
+    pub shards: Vec<ShardSim>,
+    /// Mailboxes of each cluster.
+    pub grids: Vec<Grid>,
+    /// All clients.
+    pub clients: Vec<Client>,
+    replays: Vec<u64>,
+    plans: u64,
+}
+
+/// Virtual time at the start; not 0, which could hide a mistake.
+const START_US: u64 = 5_000_000;
+/// How often states are looked at.
+const LOOK_US: u64 = 250_000;
+/// Every request is answered within this time.
+const ANSWER_US: u64 = 100_000_000;
+
+impl World {
+    /// The world of a plan; nobody is connected.
+    pub fn new(plan: Plan, rng: Rng, tracing: bool) -> World {
+        let (clusters, shards) = (plan.clusters, usize::from(plan.shards));
+        let grids = (0..clusters).map(|_| Grid::new(shards, plan.message_slots, plan.reserved_slots)).collect();
+        let at = (0..clusters).flat_map(|cluster| (0..shards).map(move |shard| (cluster, shard)));
+        let sims = at
+            .map(|(cluster, shard)| {
+                let brain = Shard::new(plan.settings(cluster, shard as u16, Vec::new()));
+                ShardSim::new(brain, (cluster * shards + shard, shard as u16, cluster))
+            })
+            .collect();
+        let env = Env {
+            now_us: START_US,
+            queue: Queue::default(),
+            rng,
+            net: Net::default(),
+            oracle: Oracle::default(),
+            coverage: Coverage::default(),
+            operations: plan.operations,
+            plan,
+            links: Dials::default(),
+            replays_open: 0,
+            acknowledged: Vec::new(),
+            tracing,
+            failure: None,
+        };
+        World { env, shards: sims, grids, clients: Vec::new(), replays: vec![0; clusters * shards], plans: 0 }
+    }
+
+    /// A new client.
+    pub fn add_client(&mut self, cluster: usize, profile: Profile) -> usize {
+        let at = self.clients.len();
+        self.clients.push(Client::new(at, cluster, profile));
+        at
+    }
+
+    /// Lets time pass until `reached`, at most `limit_us`.
+    pub fn run_until(&mut self, what: &str, limit_us: u64, mut reached: impl FnMut(&World) -> bool) -> Verdict {
+        let end_us = self.env.now_us + limit_us;
+        self.env.queue.push(self.env.now_us + 1, Event::Look);
+        while let Some((at_us, event)) = self.env.queue.pop() {
+            self.env.now_us = at_us;
+            if let Event::Look = event {
+                if reached(self) {
+                    return Ok(());
+                }
+                self.look();
+                if at_us > end_us {
+                    return Err(format!("{what} takes longer than {limit_us} us: {}", self.unsettled()));
+                }
+                self.env.queue.push(at_us + LOOK_US, Event::Look);
+            } else {
+                self.handle(event);
+            }
+            if let Some(why) = &self.env.failure {
+                return Err(why.clone());
+            }
+        }
+        Err(format!("{what}: nothing happens any more"))
+    }
+
+    fn handle(&mut self, event: Event) {
+        let World { env, clients, .. } = self;
+        match event {
+            Event::Accept(pipe) => {
+                // SO_REUSEPORT: any shard of the node may accept.
+                let shards = u64::from(env.plan.shards);
+                let cluster = env.net.pipe(pipe).cluster as u64;
+                let shard = (cluster * shards + env.rng.below(shards)) as usize;
+                self.io(shard, Io::Accept(pipe));
+            }
+            Event::Up(pipe) => {
+                env.net.up(pipe);
+                self.readable(pipe);
+            }
+            Event::UpEnd(pipe, cause) => {
+                env.net.up_end(pipe, cause, &mut env.rng);
+                self.readable(pipe);
+            }
+            Event::Send(pipe) => {
+                if env.net.send_part(pipe, (env.now_us, &mut env.queue, &mut env.rng))
+                    && let Some(place) = env.net.pipe(pipe).place
+                {
+                    self.io(place.shard, Io::SendDone(pipe));
+                }
+            }
+            Event::Down(pipe) => self.down(pipe),
+            Event::DownEnd(pipe) => {
+                let client = env.net.pipe(pipe).client;
+                clients[client].closed(env, pipe);
+            }
+            Event::Io(shard, io) => self.io(shard, io),
+            Event::TurnStart(shard, plan) => self.turn_start(shard, plan),
+            Event::TurnEnd(shard, start_us) => self.turn_end(shard, start_us),
+            Event::Client(client) => clients[client].operate(env),
+            Event::Connect(client, clean) => {
+                if clients[client].conn.is_none() {
+                    clients[client].connect(env, clean);
+                }
+            }
+            Event::Replies(client, serial) => clients[client].replies(env, serial),
+            Event::KeepAlive(client, serial) => clients[client].keep_alive(env, serial),
+            Event::Dial(shard, dial) => {
+                // Nobody listens for links here.
+                env.links.take(shard, dial);
+                self.io(shard, Io::Dialed(dial, None));
+            }
+            Event::Look => {}
+        }
+        if !self.env.acknowledged.is_empty() {
+            self.check_acknowledged();
+        }
+    }
+
+    fn down(&mut self, pipe: usize) {
+        let World { env, clients, .. } = self;
+        let client = &mut clients[env.net.pipe(pipe).client];
+        let stalled_us = client.conn.as_ref().filter(|conn| conn.pipe == pipe).map_or(0, |conn| conn.stalled_until_us);
+        if stalled_us > env.now_us {
+            return env.queue.push(stalled_us, Event::Down(pipe));
+        }
+        if let Some(bytes) = env.net.down(pipe, (env.now_us, &mut env.queue)) {
+            client.bytes(env, pipe, &bytes);
+        }
+    }
+
+    fn io(&mut self, shard: usize, io: Io) {
+        let now_us = self.env.now_us;
+        self.shards[shard].io(now_us, io);
+        let delay_us = self.env.rng.below(30);
+        self.wake(shard, now_us + delay_us);
+    }
+
+    fn readable(&mut self, pipe: usize) {
+        if let Some(place) = self.env.net.pipe(pipe).place {
+            self.io(place.shard, Io::Readable(pipe));
+        }
+    }
+
+    /// A shard that sleeps turns at `at_us`; one that runs looks again at its end.
+    fn wake(&mut self, shard: usize, at_us: u64) {
+        let sim = &mut self.shards[shard];
+        if sim.running || sim.planned.is_some_and(|(planned_us, _)| planned_us <= at_us) {
+            return;
+        }
+        self.plans += 1;
+        sim.planned = Some((at_us, self.plans));
+        self.env.queue.push(at_us, Event::TurnStart(shard, self.plans));
+    }
+
+    fn turn_start(&mut self, shard: usize, plan: u64) {
+        let sim = &mut self.shards[shard];
+        if sim.planned.is_none_or(|(_, current)| current != plan) {
+            return;
+        }
+        sim.planned = None;
+        sim.running = true;
+        let env = &mut self.env;
+        let now_us = env.now_us;
+        let slow = env.rng.one_in(env.plan.slow_turn_one_in);
+        let lasts_us = if slow { env.rng.between(1, env.plan.slow_turn_us) } else { env.rng.between(1, 20) };
+        env.queue.push(now_us + lasts_us, Event::TurnEnd(shard, now_us));
+    }
+
+    fn turn_end(&mut self, shard: usize, start_us: u64) {
+        let World { env, shards, grids, replays, .. } = self;
+        let sim = &mut shards[shard];
+        let (_, _, cluster) = sim.at;
+        let (offered, turned) = sim.turn(start_us, &mut grids[cluster], env);
+        sim.running = false;
+        replays[shard] = sim.brain.gauges().replays;
+        env.replays_open = replays.iter().sum();
+        let again = turned.busy || sim.has_input() || grids[cluster].waits_for(usize::from(sim.at.1));
+        let now_us = env.now_us;
+        let first = cluster * usize::from(env.plan.shards);
+        let mut delays = Vec::new();
+        for to in offered {
+            delays.push((first + to, now_us + env.rng.below(60)));
+        }
+        let soon_us = now_us + env.rng.below(10);
+        for (to, at_us) in delays {
+            self.wake(to, at_us);
+        }
+        if again {
+            self.wake(shard, soon_us);
+        } else if turned.deadline_us < u64::MAX {
+            self.wake(shard, turned.deadline_us.max(now_us + 1));
+        }
+    }
+
+    fn check_acknowledged(&mut self) {
+        for number in core::mem::take(&mut self.env.acknowledged) {
+            let publish = self.env.oracle.publishes.at(number);
+            let cluster = publish.cluster;
+            if publish.retain && self.counted(cluster, |name| name.starts_with("shed_retained")) > 0 {
+                continue;
+            }
+            let mut shards = self.shards.iter().filter(|sim| sim.at.2 == cluster);
+            let held = shards.find_map(|sim| sim.brain.retained_payload(&publish.topic));
+            if let Err(why) = self.env.oracle.check_acknowledged(number, &self.grids[cluster], held) {
+                self.env.fail(&why);
+            }
+        }
+    }
+
+    /// Looks at what must hold at any time.
+    fn look(&mut self) {
+        let now_us = self.env.now_us;
+        for client in &self.clients {
+            let oldest = client.conn.iter().flat_map(|conn| &conn.asked).find(|asked| asked.at_us + ANSWER_US < now_us);
+            if let Some(asked) = oldest {
+                return self.env.fail(&format!("{}: no answer to {asked:?} after {ANSWER_US} us", client.id));
+            }
+        }
+        for name in ["frames_bad", "obligations_timed_out", "protocol_errors", "packets_malformed"] {
+            for cluster in 0..self.grids.len() {
+                if self.counted(cluster, |n| n == name) > 0 {
+                    return self.env.fail(&format!("{name} is not zero"));
+                }
+            }
+        }
+    }
+
+    /// Sum of a cluster's counters that a name fits.
+    pub fn counted(&self, cluster: usize, fits: impl Fn(&str) -> bool) -> u64 {
+        let shards = self.shards.iter().filter(|sim| sim.at.2 == cluster);
+        let counters = shards.flat_map(|sim| Counters::NAMES.iter().zip(sim.brain.counters().values()));
+        counters.filter(|(name, _)| fits(name)).map(|(_, value)| value).sum()
+    }
+
+    /// Nothing is on its way anywhere in the brokers.
+    pub fn quiet(&self) -> bool {
+        let brains = self.shards.iter().all(|sim| {
+            let gauges = sim.brain.gauges();
+            let open = gauges.obligations + gauges.staged_bytes + gauges.replays + gauges.waiting_subscribes;
+            open == 0 && sim.brain.queued() == 0
+        });
+        brains && self.grids.iter().all(Grid::is_empty) && !self.env.net.busy()
+    }
+
+    fn unsettled(&self) -> String {
+        let clients: Vec<String> = self.clients.iter().filter(|c| !c.settled()).map(Client::unsettled).collect();
+        let shards: Vec<String> =
+            self.shards.iter().map(|s| format!("{:?} queued {}", s.brain.gauges(), s.brain.queued())).collect();
+        format!("net busy {}, clients {clients:#?}, shards {shards:#?}", self.env.net.busy())
+    }
+
+    /// What the owners of a cluster hold.
+    pub fn store(&self, cluster: usize) -> BTreeMap<String, Vec<u8>> {
+        let shards = self.shards.iter().filter(|sim| sim.at.2 == cluster);
+        let values = shards.flat_map(|sim| {
+            let topics = sim.brain.retained_topics().into_iter();
+            topics.filter_map(|topic| Some((topic.clone(), sim.brain.retained_payload(&topic)?)))
+        });
+        values.collect()
+    }
+
+    /// Adds what the brokers have counted to the coverage.
+    pub fn account(&mut self) {
+        for sim in &self.shards {
+            self.env.coverage.one("turns", sim.turns);
+            for (name, value) in Counters::NAMES.iter().zip(sim.brain.counters().values()) {
+                self.env.coverage.one(name, *value);
+            }
+        }
+        let (operations, cuts) = (self.env.plan.operations - self.env.operations, self.env.net.cuts);
+        self.env.coverage.one("operations", operations);
+        self.env.coverage.one("network_cuts", cuts);
+    }
+}
