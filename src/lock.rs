@@ -13,8 +13,10 @@ use rustix::fs::{FlockOperation, flock};
 
 /// The whole node, held by the supervisor.
 pub(crate) const NODE: &str = "node.lock";
-/// The control process; the data plane has a lock of its own.
+/// The control process.
 pub(crate) const CONTROL: &str = "control.lock";
+/// The data plane.
+pub(crate) const DATAPLANE: &str = "dataplane.lock";
 /// A process that was killed a moment ago may not be gone yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(20);

@@ -108,6 +108,10 @@ fn dataplane_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
+    let _lock = match hold(&config, lock::DATAPLANE) {
+        Ok(lock) => lock,
+        Err(code) => return code,
+    };
     let path = file.map(Path::to_path_buf);
     let alone = supervised.supervisor.is_none();
     let signals = match Signals::new([SIGHUP, SIGINT]) {
@@ -148,19 +152,21 @@ fn control_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let data_dir = match settings::prepare_data_dir(&loaded.config) {
-        Ok(data_dir) => data_dir,
-        Err(code) => return code,
-    };
-    let _lock = match lock::Lock::take(&data_dir, lock::CONTROL) {
+    let _lock = match hold(&loaded.config, lock::CONTROL) {
         Ok(lock) => lock,
-        Err(why) => {
-            error!("{why}");
-            return ExitCode::FAILURE;
-        }
+        Err(code) => return code,
     };
     let path = file.map(Path::to_path_buf);
     control::run(loaded, Box::new(move || settings::load(path.as_deref())))
+}
+
+/// One process of each kind per data directory.
+fn hold(config: &config::Config, name: &str) -> Result<lock::Lock, ExitCode> {
+    let data_dir = settings::prepare_data_dir(config)?;
+    lock::Lock::take(&data_dir, name).map_err(|why| {
+        error!("{why}");
+        ExitCode::FAILURE
+    })
 }
 
 /// What both children do first: end with the supervisor, read the configuration, log.

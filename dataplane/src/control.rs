@@ -278,14 +278,24 @@ fn listener_report(opened: &Opened) -> ListenerReport {
     }
 }
 
+/// A link is as good as its worst shard.
+fn rank(status: &str) -> u8 {
+    match status {
+        "connected" => 0,
+        "connecting" => 1,
+        "disconnected" => 2,
+        _ => 3,
+    }
+}
+
 /// One report per link: what waits is summed, what every shard knows alike is the highest.
 fn link_reports(statuses: impl Iterator<Item = LinkStatus>) -> Vec<LinkReport> {
     let mut links: Vec<LinkReport> = Vec::new();
     for status in statuses {
         match links.iter_mut().find(|link| link.name == status.name) {
             Some(link) => {
-                if link.status != status.status {
-                    link.status = "inconsistent".to_owned();
+                if rank(status.status) > rank(&link.status) {
+                    link.status = status.status.to_owned();
                 }
                 link.routes = link.routes.max(status.routes);
                 link.queued += status.queued;
@@ -482,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_whose_shards_differ_is_inconsistent_and_its_queues_are_summed() {
+    fn a_link_is_as_good_as_its_worst_shard_and_its_queues_are_summed() {
         let status = |status, queued| LinkStatus {
             name: "us".to_owned(),
             status,
@@ -493,6 +503,6 @@ mod tests {
         };
         let reports = link_reports([status("connected", 1), status("disconnected", 2)].into_iter());
         assert_eq!(reports.len(), 1);
-        assert_eq!((reports[0].status.as_str(), reports[0].routes, reports[0].queued_bytes), ("inconsistent", 4, 30));
+        assert_eq!((reports[0].status.as_str(), reports[0].routes, reports[0].queued_bytes), ("disconnected", 4, 30));
     }
 }

@@ -11,6 +11,31 @@ use std::thread::JoinHandle;
 /// Messages in one round of one pair.
 const ROUND: u64 = 20;
 
+/// Runs a pair of clients, subscriber first, on a thread: rounds of publishes that must come back whole and
+/// in order. A macro because rumqttc's clients of both versions share no type.
+macro_rules! pair {
+    ($clients:ident, $topic:literal, $qos:literal, $stop:expr, $delivered:expr) => {{
+        let (stop, delivered) = (Arc::clone($stop), Arc::clone($delivered));
+        std::thread::spawn(move || {
+            let (subscriber, publisher) = $clients;
+            for round in 0.. {
+                let numbers = round * ROUND..(round + 1) * ROUND;
+                for number in numbers.clone() {
+                    publisher.publish($topic, $qos, false, number.to_string().as_bytes());
+                }
+                for number in numbers {
+                    assert_eq!(subscriber.message().text(), number.to_string());
+                    delivered.fetch_add(1, Ordering::Relaxed);
+                }
+                publisher.acked(ROUND as usize);
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        })
+    }};
+}
+
 /// Pairs of a publisher and a subscriber, each pair on two different shards where there are two.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -32,43 +57,8 @@ impl Load {
         old.0.subscribe("load/old", 1);
         let new = (v5::Client::connect(at, &id(1, "load-sub5")), v5::Client::connect(at, &id(0, "load-pub5")));
         new.0.subscribe("load/new", 2);
-        let first = {
-            let (stop, delivered) = (Arc::clone(&stop), Arc::clone(&delivered));
-            std::thread::spawn(move || {
-                for round in 0.. {
-                    for number in round * ROUND..(round + 1) * ROUND {
-                        old.1.publish("load/old", 1, false, number.to_string().as_bytes());
-                    }
-                    for number in round * ROUND..(round + 1) * ROUND {
-                        assert_eq!(old.0.message().text(), number.to_string());
-                        delivered.fetch_add(1, Ordering::Relaxed);
-                    }
-                    old.1.acked(ROUND as usize);
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                }
-            })
-        };
-        let second = {
-            let (stop, delivered) = (Arc::clone(&stop), Arc::clone(&delivered));
-            std::thread::spawn(move || {
-                for round in 0.. {
-                    for number in round * ROUND..(round + 1) * ROUND {
-                        new.1.publish("load/new", 2, false, number.to_string().as_bytes());
-                    }
-                    for number in round * ROUND..(round + 1) * ROUND {
-                        assert_eq!(new.0.message().text(), number.to_string());
-                        delivered.fetch_add(1, Ordering::Relaxed);
-                    }
-                    new.1.acked(ROUND as usize);
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                }
-            })
-        };
-        let load = Self { stop, delivered, pairs: vec![first, second] };
+        let pairs = vec![pair!(old, "load/old", 1, &stop, &delivered), pair!(new, "load/new", 2, &stop, &delivered)];
+        let load = Self { stop, delivered, pairs };
         load.flows(100);
         load
     }

@@ -12,7 +12,9 @@ pub const SHARDS: u16 = 2;
 
 /// Clusters `a` and `b`, each of one node, each naming the other.
 pub struct Clusters {
+    /// The node of cluster `a`.
     pub a: Node,
+    /// The node of cluster `b`.
     pub b: Node,
 }
 

@@ -20,6 +20,7 @@ const HEARTBEAT: &str =
 /// A forwarded message: QoS 1, from `pub1`, topic `t/1`, payload `hi`.
 pub const MESSAGE: &str = "83680a77076d6573736167656d000000100000000000000000000000000000000061016d000000047075623174000000027703647570770566616c7365770672657461696e770566616c73657400000001770a70726f7065727469657374000000006d00000003742f316d0000000268696e0600008844709e017400000000";
 
+/// Bytes of a payload that is written in hexadecimal.
 pub fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")).collect()
 }

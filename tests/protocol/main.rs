@@ -8,6 +8,7 @@ mod fragments;
 mod link_topics;
 mod liveness;
 mod sessions;
+mod wakeups;
 
 use harness::node::Borrowed;
 use harness::wire::{Packet, kind};

@@ -34,6 +34,11 @@ pub const REQUIRED: &[&str] = &[
     "shed_session_ended",
     "shed_retained_full",
     "network_cuts",
+    "wire_cuts",
+    "link_sent",
+    "link_received",
+    "crossings_over_cuts",
+    "nothing_crossed_unwanted",
 ];
 
 /// Also worth seeing.

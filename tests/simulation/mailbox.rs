@@ -81,9 +81,9 @@ fn told(batch: &Batch) -> String {
     let mut rest = &batch.bytes[..];
     while let Ok((frame, tail)) = frame::split(rest) {
         rest = tail;
-        let message = frame::read_message(&frame).ok().filter(|_| {
-            matches!(frame.kind, Kind::Message | Kind::GroupDelivery | Kind::GroupReturned)
-        });
+        let message = frame::read_message(&frame)
+            .ok()
+            .filter(|_| matches!(frame.kind, Kind::Message | Kind::GroupDelivery | Kind::GroupReturned));
         lines.push(match message {
             Some(read) => {
                 let words = read.group_words().unwrap_or_default();

@@ -19,10 +19,19 @@ pub struct Place {
     pub conn: ConnId,
 }
 
+/// Who is at the client's end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// A client, by its index in the world.
+    Client(usize),
+    /// A wire between two clusters, by its index: what comes out here goes into its other connection.
+    Wire(usize),
+}
+
 /// One connection.
 pub struct Pipe {
-    /// Index of the client in the world.
-    pub client: usize,
+    /// The client's end.
+    pub end: End,
     /// Index of its cluster.
     pub cluster: usize,
     /// Who reads it at the server; nobody before the accept, on the way between shards, and at the end.
@@ -63,19 +72,32 @@ pub struct Net {
 }
 
 impl Net {
-    /// A new connection of a client; the server hears of it with [`Event::Accept`].
+    /// A new connection to a cluster; the server hears of it with [`Event::Accept`].
     pub fn connect(
         &mut self,
-        client: usize,
+        end: End,
+        cluster: usize,
+        shape: (u64, usize),
+        (now_us, queue, rng): (u64, &mut Queue, &mut Rng),
+    ) -> usize {
+        let pipe = self.dialed(end, cluster, shape, (now_us, rng));
+        queue.push(now_us + self.pipes[pipe].delay_us, Event::Accept(pipe));
+        pipe
+    }
+
+    /// A new connection that the server has asked for.
+    pub fn dialed(
+        &mut self,
+        end: End,
         cluster: usize,
         (network_us, window): (u64, usize),
-        (now_us, queue, rng): (u64, &mut Queue, &mut Rng),
+        (now_us, rng): (u64, &mut Rng),
     ) -> usize {
         let pipe = self.pipes.len();
         let delay_us = rng.between(10, network_us);
         let read_max = if rng.percent(15) { *rng.pick(&[1, 3, 20]) } else { usize::MAX };
         self.pipes.push(Pipe {
-            client,
+            end,
             cluster,
             place: None,
             socket: VecDeque::new(),
@@ -96,13 +118,17 @@ impl Net {
             client_gone: false,
             closed_us: None,
         });
-        queue.push(now_us + delay_us, Event::Accept(pipe));
         pipe
     }
 
     /// A connection.
     pub fn pipe(&mut self, pipe: usize) -> &mut Pipe {
         &mut self.pipes[pipe]
+    }
+
+    /// Neither side has ended it.
+    pub fn living(&self, pipe: usize) -> bool {
+        !self.pipes[pipe].client_gone && self.pipes[pipe].closed_us.is_none()
     }
 
     /// When the server's brain was told that a connection is closed.

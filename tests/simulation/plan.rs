@@ -78,11 +78,12 @@ const MIXES: [Mix; 4] = [
 impl Plan {
     /// Draws the plan of a seed.
     pub fn draw(seed: u64, plant: Option<Plant>, rng: &mut Rng) -> Plan {
+        let clusters = if rng.percent(25) { 2 } else { 1 };
         Plan {
             seed,
-            clusters: 1,
+            clusters,
             shards: *rng.pick(&[1, 2, 2, 2, 3, 3, 3, 3]),
-            clients: rng.between(5, 12) as usize,
+            clients: rng.between(5, 12) as usize / clusters,
             operations: rng.between(800, 2_400),
             gap_us: *rng.pick(&[2_000, 10_000, 40_000, 300_000]),
             slow_turn_one_in: *rng.pick(&[5, 20, 100]),

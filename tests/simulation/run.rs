@@ -8,6 +8,7 @@ use broker::plant::Plant;
 use crate::{
     client::{Client, Profile},
     coverage::Coverage,
+    links,
     oracle::{Verdict, loss::Explained, subscriptions::Wanted, tables},
     plan::Plan,
     rng::Rng,
@@ -44,9 +45,13 @@ impl World {
         self.run_until("the operations", CHAOS_US, |world| world.env.operations == 0)?;
         self.fall_quiet()?;
         self.judge(&watchers)?;
+        if self.env.plan.clusters > 1 {
+            self.cross()?;
+        }
         self.leave()?;
         for sim in &self.shards {
-            tables::check_empty(&format!("shard {:?}", sim.at), sim.brain.gauges(), sim.brain.queued())?;
+            let linked = self.env.plan.clusters > 1;
+            tables::check_empty(&format!("shard {:?}", sim.at), sim.brain.gauges(), sim.brain.queued(), linked)?;
         }
         Ok(())
     }
@@ -69,6 +74,9 @@ impl World {
                 let client = self.add_client(cluster, profile);
                 self.env.queue.push(self.env.now_us + 1, Event::Client(client));
             }
+        }
+        if clusters > 1 && self.env.plan.unrest > 0 {
+            self.env.queue.push(self.env.now_us + 1, Event::WireCut);
         }
         Ok(watchers)
     }
@@ -124,8 +132,8 @@ impl World {
     fn explained(&self, cluster: usize) -> Explained {
         let count = |names: &[&str]| self.counted(cluster, |name| names.contains(&name));
         let reliable = count(&["shed_queue_full", "shed_expired", "shed_too_large"]);
-        let unreliable = reliable + count(&["shed_slow_subscriber", "shed_offline_qos0"]);
-        let groups = unreliable + count(&["shed_no_member", "shed_hop_full", "shed_session_ended"]);
+        let unreliable = reliable + count(&["shed_slow_subscriber"]);
+        let groups = reliable + count(&["shed_no_member"]);
         let retained = count(&["shed_retained_full", "shed_retained_payload"]);
         Explained { reliable, unreliable, groups, retained }
     }
@@ -144,6 +152,67 @@ impl World {
             Some(epoch) if sheds(self) == before => self.env.oracle.check_replayed(epoch, &store),
             _ => Ok(()),
         }
+    }
+
+    /// Both links stand and nobody comes or goes: what is published crosses, wires that break or not.
+    fn cross(&mut self) -> Verdict {
+        for round in 0..4 {
+            self.run_until("the links to stand", SETTLE_US, |world| world.linked() && world.quiet())?;
+            let sheds = self.sheds_abroad();
+            let mut numbers = Vec::new();
+            for at in 0..self.clients.len() {
+                for _ in 0..self.env.rng.below(4) {
+                    let topic = self.env.rng.pick(&["t/a", "t/b", "t/a/x", "t"]).to_string();
+                    numbers.extend(self.clients[at].publish_on(&mut self.env, topic, 1, false, false));
+                }
+                if round > 0 && self.env.rng.percent(30) {
+                    let end_us = self.env.now_us + self.env.rng.below(30_000);
+                    self.run_until("a moment", SETTLE_US, |world| world.env.now_us > end_us)?;
+                    links::cut(&mut self.env);
+                }
+            }
+            self.run_until("the links to stand again", SETTLE_US, |world| world.linked() && world.quiet())?;
+            self.settle("what crosses")?;
+            self.env.oracle.check_crossed(&numbers, self.sheds_abroad() - sheds)?;
+            self.env.coverage.one("crossings_over_cuts", u64::from(round > 0));
+        }
+        self.nothing_crosses_unwanted()
+    }
+
+    fn linked(&self) -> bool {
+        self.shards.iter().flat_map(|sim| sim.brain.link_status()).all(|link| link.status == "connected")
+    }
+
+    fn sheds_abroad(&self) -> u64 {
+        let clusters = 0..self.env.plan.clusters;
+        let sheds = clusters.map(|cluster| {
+            self.explained(cluster).unreliable + self.counted(cluster, |name| name.starts_with("shed_link"))
+        });
+        sheds.sum()
+    }
+
+    /// After the last subscriber over there has left, nothing is offered to the link any more.
+    fn nothing_crosses_unwanted(&mut self) -> Verdict {
+        let topic = "t/a";
+        for cluster in 0..self.env.plan.clusters {
+            for client in self.clients.iter_mut().filter(|client| client.cluster != cluster) {
+                client.unsubscribe_matching(&mut self.env, topic);
+            }
+            self.settle("the last UNSUBSCRIBE")?;
+            self.run_until("the links to stand", SETTLE_US, World::linked)?;
+            let end_us = self.env.now_us + TIMERS_US;
+            self.run_until("the routes to go", SETTLE_US, |world| world.env.now_us > end_us)?;
+            let Some(publisher) = self.clients.iter().position(|client| client.cluster == cluster) else { continue };
+            let matched = |world: &World| world.counted(cluster, |name| name == "link_matched");
+            let before = matched(self);
+            self.clients[publisher].publish_on(&mut self.env, topic.into(), 1, false, false);
+            self.settle("a publish that nobody wants")?;
+            if matched(self) > before && self.env.oracle.unwanted_abroad(cluster, topic) {
+                return Err(format!("{topic} was offered to a link of cluster {cluster}, and nobody there wants it"));
+            }
+            self.env.coverage.one("nothing_crossed_unwanted", 1);
+        }
+        Ok(())
     }
 
     /// Every session ends, every retained value goes.
@@ -173,7 +242,8 @@ impl World {
         }
         self.run_until("the goodbyes", SETTLE_US, |world| {
             let connections: u64 = world.shards.iter().map(|sim| sim.brain.gauges().connections).sum();
-            connections == 0 && world.clients.iter().all(Client::left) && world.quiet()
+            let none = connections == 0 || world.env.plan.clusters > 1;
+            none && world.clients.iter().all(Client::left) && world.quiet()
         })
     }
 }

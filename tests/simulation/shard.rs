@@ -81,7 +81,8 @@ impl ShardSim {
     /// Runs the turn that began at `start_us` and ends now. Returns who was sent mail, and when to turn again.
     pub fn turn(&mut self, start_us: u64, grid: &mut Grid, env: &mut Env) -> (Vec<usize>, Turned) {
         self.turns += 1;
-        let now = Now { mono_us: start_us, wall_ms: start_us / 1000 };
+        // The clock of the end: bytes that arrived during the turn may belong to it.
+        let now = Now { mono_us: env.now_us, wall_ms: env.now_us / 1000 };
         let mut touched = Vec::new();
         let (mut inputs, late) = core::mem::take(&mut self.inputs).into_iter().partition(|(at, _)| *at <= start_us);
         self.inputs = late;
@@ -320,7 +321,7 @@ impl Output for Shell<'_> {
 
     fn dial(&mut self, dial: DialId, server: &str) {
         let (shard, now_us) = (self.shard, self.env.now_us);
-        self.env.links.dial(shard, dial, server);
+        self.env.wires.dial(shard, dial, server);
         let at_us = now_us + self.env.rng.between(10, 5_000);
         self.env.queue.push(at_us, Event::Dial(shard, dial));
     }

@@ -13,12 +13,14 @@ use broker::{
     surface::{Cause, DialId},
 };
 
+use contract::config::Link;
+
 use crate::{
     client::{Client, Profile},
     coverage::Coverage,
-    links::Dials,
+    links::{self, Wires},
     mailbox::Grid,
-    net::Net,
+    net::{End, Net},
     oracle::{Oracle, Verdict, arrival::Arrival},
     plan::Plan,
     rng::Rng,
@@ -48,12 +50,16 @@ pub enum Event {
     TurnEnd(usize, u64),
     /// A client does something.
     Client(usize),
+    /// A client publishes out of turn.
+    Publish(usize),
     /// A client connects, unless it has meanwhile.
     Connect(usize, bool),
     /// Acknowledgements of a client are due.
     Replies(usize, u64),
     /// A client has to be heard.
     KeepAlive(usize, u64),
+    /// A wire between clusters breaks.
+    WireCut,
     /// A dial of a shard comes to its end.
     Dial(usize, DialId),
     /// Whoever waits for a state looks whether it has come.
@@ -98,8 +104,8 @@ pub struct Env {
     pub coverage: Coverage,
     /// What was drawn.
     pub plan: Plan,
-    /// Dials under way.
-    pub links: Dials,
+    /// Links between clusters.
+    pub wires: Wires,
     /// Operations left.
     pub operations: u64,
     /// Retained replays that are open.
@@ -132,8 +138,13 @@ impl Env {
     }
 
     /// The address of a pipe's client.
-    pub fn peer(&self, pipe: usize) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, 1], 1024 + (pipe % 60_000) as u16))
+    pub fn peer(&mut self, pipe: usize) -> SocketAddr {
+        // A link without `accept` comes from loopback; clients do not, so they may not speak for a cluster.
+        let address = match self.net.pipe(pipe).end {
+            End::Client(_) => [192, 0, 2, 1],
+            End::Wire(_) => [127, 0, 0, 1],
+        };
+        SocketAddr::from((address, 1024 + (pipe % 60_000) as u16))
     }
 
     /// A session received a message.
@@ -168,13 +179,14 @@ const ANSWER_US: u64 = 100_000_000;
 
 impl World {
     /// The world of a plan; nobody is connected.
-    pub fn new(plan: Plan, rng: Rng, tracing: bool) -> World {
+    pub fn new(plan: Plan, mut rng: Rng, tracing: bool) -> World {
         let (clusters, shards) = (plan.clusters, usize::from(plan.shards));
         let grids = (0..clusters).map(|_| Grid::new(shards, plan.message_slots, plan.reserved_slots)).collect();
+        let links: Vec<Vec<Link>> = (0..clusters).map(|c| links::configured(c, clusters, &mut rng)).collect();
         let at = (0..clusters).flat_map(|cluster| (0..shards).map(move |shard| (cluster, shard)));
         let sims = at
             .map(|(cluster, shard)| {
-                let brain = Shard::new(plan.settings(cluster, shard as u16, Vec::new()));
+                let brain = Shard::new(plan.settings(cluster, shard as u16, links[cluster].clone()));
                 ShardSim::new(brain, (cluster * shards + shard, shard as u16, cluster))
             })
             .collect();
@@ -187,7 +199,7 @@ impl World {
             coverage: Coverage::default(),
             operations: plan.operations,
             plan,
-            links: Dials::default(),
+            wires: Wires::default(),
             replays_open: 0,
             acknowledged: Vec::new(),
             tracing,
@@ -254,14 +266,21 @@ impl World {
                 }
             }
             Event::Down(pipe) => self.down(pipe),
-            Event::DownEnd(pipe) => {
-                let client = env.net.pipe(pipe).client;
-                clients[client].closed(env, pipe);
-            }
+            Event::DownEnd(pipe) => match env.net.pipe(pipe).end {
+                End::Client(client) => clients[client].closed(env, pipe),
+                End::Wire(wire) => links::ended(env, wire, pipe),
+            },
+            Event::WireCut => links::unrest(env),
             Event::Io(shard, io) => self.io(shard, io),
             Event::TurnStart(shard, plan) => self.turn_start(shard, plan),
             Event::TurnEnd(shard, start_us) => self.turn_end(shard, start_us),
             Event::Client(client) => clients[client].operate(env),
+            Event::Publish(client) => {
+                let ready = clients[client].conn.as_ref().is_some_and(|conn| conn.open && !conn.leaving);
+                if ready && !clients[client].quiet {
+                    clients[client].publish(env);
+                }
+            }
             Event::Connect(client, clean) => {
                 if clients[client].conn.is_none() {
                     clients[client].connect(env, clean);
@@ -270,9 +289,8 @@ impl World {
             Event::Replies(client, serial) => clients[client].replies(env, serial),
             Event::KeepAlive(client, serial) => clients[client].keep_alive(env, serial),
             Event::Dial(shard, dial) => {
-                // Nobody listens for links here.
-                env.links.take(shard, dial);
-                self.io(shard, Io::Dialed(dial, None));
+                let io = links::dialed(env, shard, dial);
+                self.io(shard, io);
             }
             Event::Look => {}
         }
@@ -283,7 +301,15 @@ impl World {
 
     fn down(&mut self, pipe: usize) {
         let World { env, clients, .. } = self;
-        let client = &mut clients[env.net.pipe(pipe).client];
+        let client = match env.net.pipe(pipe).end {
+            End::Client(client) => &mut clients[client],
+            End::Wire(wire) => {
+                if let Some(bytes) = env.net.down(pipe, (env.now_us, &mut env.queue)) {
+                    links::carry(env, wire, pipe, bytes);
+                }
+                return;
+            }
+        };
         let stalled_us = client.conn.as_ref().filter(|conn| conn.pipe == pipe).map_or(0, |conn| conn.stalled_until_us);
         if stalled_us > env.now_us {
             return env.queue.push(stalled_us, Event::Down(pipe));
@@ -401,6 +427,9 @@ impl World {
     pub fn quiet(&self) -> bool {
         let brains = self.shards.iter().all(|sim| {
             let gauges = sim.brain.gauges();
+            if sim.brain.link_status().iter().any(|link| link.queued > 0) {
+                return false;
+            }
             let open = gauges.obligations + gauges.staged_bytes + gauges.replays + gauges.waiting_subscribes;
             open == 0 && sim.brain.queued() == 0
         });
@@ -435,5 +464,6 @@ impl World {
         let (operations, cuts) = (self.env.plan.operations - self.env.operations, self.env.net.cuts);
         self.env.coverage.one("operations", operations);
         self.env.coverage.one("network_cuts", cuts);
+        self.env.coverage.one("wire_cuts", self.env.wires.cuts);
     }
 }

@@ -95,7 +95,7 @@ pub struct ListenerReport {
 pub struct LinkReport {
     /// Name of the remote.
     pub name: String,
-    /// `connected`, `connecting`, `disconnected`, `disabled`, or `inconsistent` when shards differ.
+    /// `connected`, `connecting`, `disconnected` or `disabled`: that of the worst shard.
     pub status: String,
     /// Filters that the remote announced.
     pub routes: u64,

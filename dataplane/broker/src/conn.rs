@@ -77,15 +77,13 @@ pub(crate) struct Open {
     pub(crate) goodbye: bool,
 }
 
-/// May a connection use `$LINK` topics?
+/// Which remotes may a connection speak for?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum LinkAccess {
-    /// No.
-    None,
-    /// It matched the `accept` of this link.
-    Link(u16),
+pub(crate) struct LinkAccess {
+    /// Bit i: it matched the `accept` of link i.
+    pub(crate) links: u64,
     /// It comes from loopback: any link without an `accept`.
-    Loopback,
+    pub(crate) loopback: bool,
 }
 
 /// Acknowledgements of received publishes, in the order of their arrival.

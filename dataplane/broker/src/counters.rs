@@ -147,6 +147,8 @@ counters! {
     shed_link_stopped,
     /// Ordinary clients that tried to use $LINK topics.
     link_clients_refused,
+    /// Route connections refused: unknown or disabled link, wrong name, or too many of them.
+    link_inits_refused,
     /// Routes that a remote announced and that were refused because of link limits.
     link_routes_refused,
 }

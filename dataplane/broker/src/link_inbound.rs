@@ -16,18 +16,18 @@ use mqtt::{
     codec::Publish,
     connection::Misbehaved,
     topic::SubscribeFilter,
-    types::{Qos, Reason},
+    types::{PacketId, Qos, Reason},
 };
 
 use crate::{
     Shard,
-    conn::LinkAccess,
+    conn::{LinkAccess, pause},
     counters::Counter,
     event::Event,
     frame::{self, BadFrame, Fields, Kind, Message},
     interest::Dest,
     links::RouteKey,
-    obligation::{Outcome, Wait},
+    obligation::{Outcome, Wait, Waiter},
     plant::Plant,
     publish::Routed,
     session::SessionId,
@@ -93,7 +93,10 @@ impl Shard {
     /// May this connection subscribe to a `$LINK/` filter? Only to the answers that its cluster gets.
     pub(crate) fn may_subscribe_link(&self, parsed: &SubscribeFilter<'_>, access: LinkAccess) -> bool {
         match LinkTopic::parse(parsed.filter.as_str()) {
-            Some(LinkTopic::Resp { cluster, .. }) => parsed.group.is_none() && self.links.allows(access, cluster),
+            // A wildcard in the cluster's place would hear what others are answered.
+            Some(LinkTopic::Resp { cluster, .. }) if !cluster.contains(['+', '#']) => {
+                parsed.group.is_none() && self.links.allows(access, cluster)
+            }
             _ => false,
         }
     }
@@ -116,21 +119,38 @@ impl Shard {
             response_topic: publish.properties.response_topic,
             correlation_data: publish.properties.correlation_data,
         };
-        if let Some(open) = self.conns.open(id) {
-            open.routes = Some(link.unwrap_or(NO_LINK));
+        let this = link.unwrap_or(NO_LINK);
+        match self.conns.open(id) {
+            Some(open) if open.routes.is_some_and(|before| before != this) => {
+                // Its end is reported to one owner: a second cluster's session would stay behind for ever.
+                let why = "a second cluster on a route connection";
+                return Err(Misbehaved { reason: Fault::REASON, why });
+            }
+            Some(open) => open.routes = Some(this),
+            None => return Ok(()),
         }
         let deadline_us = self.obligation_deadline_us();
-        let mut wait = self.wait_for(id, session, publish);
+        let mut wait = match (publish.packet_id, PacketId::new(1)) {
+            // A heartbeat has QoS 0 and no acknowledgement, but its refusal has to come back, too.
+            (None, Some(packet)) => {
+                Wait::new(Waiter::Publish { conn: id, ack: u64::MAX, session, packet, qos2: false })
+            }
+            _ => self.wait_for(id, session, publish),
+        };
         if owner != me {
             let token = wait.one_more(&mut self.obligations, deadline_us);
             self.send_route(owner, id, token, &route);
-            self.acknowledge(id, session, publish, &Routed { matched: false, token }, out);
+            if self.hops.over(owner) {
+                self.pause(id, pause::HOP, out);
+                self.hops.stall(owner, id);
+            }
+            self.acknowledge(id, session, publish, &Routed { matched: false, refused: false, token }, out);
             return Ok(());
         }
         match self.take_route((me, id), link, &route, out) {
             Took::Accepted => {
                 let token = wait.one_more(&mut self.obligations, deadline_us);
-                self.acknowledge(id, session, publish, &Routed { matched: false, token }, out);
+                self.acknowledge(id, session, publish, &Routed { matched: false, refused: false, token }, out);
                 self.after_barrier(Behind::Report { shard: me, token }, out);
                 Ok(())
             }
@@ -172,7 +192,7 @@ impl Shard {
         out: &mut impl Output,
     ) -> Took {
         if self.links.routes.len() >= ROUTE_CONNECTIONS_MAX && !self.links.routes.contains_key(&key) {
-            self.counters.one(Counter::link_routes_refused);
+            self.counters.one(Counter::link_inits_refused);
             return Took::Refused(Outcome { reason: Reason::QuotaExceeded, disconnect: true });
         }
         let links = &mut self.links;
@@ -212,7 +232,7 @@ impl Shard {
             Some(refusal) => {
                 let detail = Cow::Borrowed(refusal.as_str());
                 out.event(Event::Link { link: cluster, what: "remote refused", detail });
-                self.counters.one(Counter::link_routes_refused);
+                self.counters.one(Counter::link_inits_refused);
                 return self.publish_answer(cluster, answer, out);
             }
             None => "remote accepted",
@@ -338,7 +358,7 @@ impl Shard {
                 });
                 let detail = Cow::Owned(alloc::format!("{refused}"));
                 out.event(Event::Link { link: cluster, what: "message refused", detail });
-                self.acknowledge(id, session, publish, &Routed { matched: false, token: 0 }, out);
+                self.acknowledge(id, session, publish, &Routed { matched: false, refused: false, token: 0 }, out);
             }
         }
         self.links.scratch = scratch;

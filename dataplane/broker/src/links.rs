@@ -79,6 +79,15 @@ enum Role {
     Requester,
 }
 
+/// What became of a message that was offered to links.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LinksTook {
+    /// Outlets that took it.
+    pub(crate) taken: usize,
+    /// Outlets that shed it at once: their remote wanted it and does not get it.
+    pub(crate) shed: usize,
+}
+
 /// How often the counters of the outlets are brought up to date.
 const REFRESH_US: u64 = 100_000;
 
@@ -103,26 +112,20 @@ impl Links {
         }
     }
 
-    /// Which remote a connecting client may speak for: the one whose `accept` it matches, or, from
+    /// Which remotes a connecting client may speak for: those whose `accept` it matches, and, from
     /// loopback, any that has no `accept`.
     pub(crate) fn access(&self, username: Option<&str>, client: &str, loopback: bool) -> LinkAccess {
-        let accepted = self.all.iter().position(|link| link.accepts(username, client));
-        match accepted {
-            Some(at) => LinkAccess::Link(at as u16),
-            None if loopback => LinkAccess::Loopback,
-            None => LinkAccess::None,
-        }
+        let accepting = self.all.iter().enumerate().filter(|(_, link)| link.accepts(username, client));
+        LinkAccess { links: accepting.fold(0, |links, (at, _)| links | 1 << at), loopback }
     }
 
     /// May a connection with this access speak for `cluster`? From loopback also for a cluster that we have
     /// no link to: it is told so.
     pub(crate) fn allows(&self, access: LinkAccess, cluster: &str) -> bool {
-        match access {
-            LinkAccess::None => false,
-            LinkAccess::Link(at) => self.all.get(usize::from(at)).is_some_and(|link| link.config.name == cluster),
-            LinkAccess::Loopback => {
-                self.all.iter().find(|link| link.config.name == cluster).is_none_or(|l| l.config.accept.is_none())
-            }
+        match self.find(cluster) {
+            Some(at) if access.links >> at & 1 == 1 => true,
+            Some(at) => access.loopback && self.all[usize::from(at)].config.accept.is_none(),
+            None => access.loopback,
         }
     }
 
@@ -170,7 +173,7 @@ impl OneLink {
             wants: Subscriptions::new(settings.seed, shapes_max),
             outlet: Outlet::new(outlet),
             outlet_conn: None,
-            requester: (owns && config.enable && !config.topics.is_empty()).then(|| Requester::new(route)),
+            requester: (owns && config.enable).then(|| Requester::new(route)),
             requester_conn: None,
             forwarder: owns.then(|| Forwarder::new(forwarder)),
             local: BTreeMap::new(),
@@ -181,6 +184,11 @@ impl OneLink {
         }
     }
 
+    /// Does this cluster want anything from the remote? `topics = []` is a one-way link.
+    fn asks(&self) -> bool {
+        !self.config.topics.is_empty() || self.requester_conn.is_some()
+    }
+
     fn accepts(&self, username: Option<&str>, client: &str) -> bool {
         let Some(accept) = &self.config.accept else { return false };
         let user = accept.username.as_deref().is_none_or(|wanted| username == Some(wanted));
@@ -189,10 +197,19 @@ impl OneLink {
         user && prefix && accept.cert.is_none()
     }
 
+    /// The connection of a role is gone, or could not be made.
+    fn role_closed(&mut self, role: Role, now_us: u64) {
+        match (role, &mut self.requester) {
+            (Role::Outlet, _) => self.outlet.closed(now_us),
+            (Role::Requester, Some(requester)) => requester.closed(now_us),
+            (Role::Requester, None) => {}
+        }
+    }
+
     fn status(&self) -> LinkStatus {
         let outlet = self.outlet.status();
         let requester = self.requester.as_ref().map(Requester::status);
-        let asks = requester.as_ref().is_none_or(|status| status.standing == Standing::Online);
+        let asks = !self.asks() || requester.as_ref().is_none_or(|status| status.standing == Standing::Online);
         let status = match (self.config.enable, outlet.connected, asks) {
             (false, _, _) => "disabled",
             (true, true, true) => "connected",
@@ -211,25 +228,30 @@ impl OneLink {
 }
 
 impl Shard {
-    /// Offers a message to the outlets of the links whose remotes may want it. Returns how many took it.
-    pub(crate) fn offer_links(&mut self, mut links: u64, message: &Message<'_>, from: Option<ConnId>) -> usize {
-        let mut count = 0;
+    /// Offers a message to the outlets of the links whose remotes may want it.
+    pub(crate) fn offer_links(&mut self, mut links: u64, message: &Message<'_>, from: Option<ConnId>) -> LinksTook {
+        let mut took = LinksTook::default();
         while links != 0 {
             let at = links.trailing_zeros() as u16;
             links &= links - 1;
-            count += usize::from(self.offer_link(at, message, from));
+            match self.offer_link(at, message, from) {
+                Some(true) => took.taken += 1,
+                Some(false) => took.shed += 1,
+                None => {}
+            }
         }
-        count
+        took
     }
 
-    fn offer_link(&mut self, at: u16, message: &Message<'_>, from: Option<ConnId>) -> bool {
+    /// True: its outlet took it; false: it was shed under a name; `None`: the remote does not want it.
+    fn offer_link(&mut self, at: u16, message: &Message<'_>, from: Option<ConnId>) -> Option<bool> {
         let client = from.and_then(|from| self.conns.open(from)).map(|open| open.session);
         let client = client.and_then(|session| self.sessions.get(session)).map_or("", |s| &s.client);
-        let Some(one) = self.links.all.get_mut(usize::from(at)) else { return false };
+        let one = self.links.all.get_mut(usize::from(at))?;
         self.links.found.clear();
         one.wants.matching(message.topic, &mut self.links.found);
         if self.links.found.is_empty() || !one.config.enable {
-            return false;
+            return None;
         }
         self.counters.one(Counter::link_matched);
         let expiry_s = (message.expiry_ms != u64::MAX).then(|| message.expiry_ms.div_ceil(1000));
@@ -250,7 +272,7 @@ impl Shard {
         if let Some(id) = one.outlet_conn {
             self.links_dirty.push(id);
         }
-        matches!(offered, Offered::Taken { .. })
+        Some(matches!(offered, Offered::Taken { .. }))
     }
 
     /// A filter of this node begins or ends to interest one of its shards: the links that this shard owns ask for it.
@@ -327,7 +349,7 @@ impl Shard {
             }
             self.forwarder_turn(at);
         }
-        for id in core::mem::take(&mut self.links_dirty) {
+        for id in self.links_dirty.drain(..) {
             if let Some(conn) = self.conns.get(id) {
                 tell(conn, out);
             }
@@ -341,7 +363,12 @@ impl Shard {
     fn link_role_turn(&mut self, at: u16, role: Role, out: &mut impl Output) {
         let now_us = self.now.mono_us;
         let Some(one) = self.links.all.get_mut(usize::from(at)) else { return };
-        if !one.config.enable {
+        let idle = match role {
+            Role::Outlet => one.outlet_conn.is_none(),
+            Role::Requester if !one.asks() => return,
+            Role::Requester => one.requester_conn.is_none(),
+        };
+        if !one.config.enable || self.draining && idle {
             return;
         }
         let (dial, deadline, id) = match (role, &mut one.requester) {
@@ -357,7 +384,9 @@ impl Shard {
             return out.dial(dial, server.map_or("", |server| server.as_str()));
         }
         let conn = id.and_then(|id| self.conns.get(id));
-        let waits = conn.as_ref().is_some_and(|conn| !conn.told);
+        // After a flush there is room for what waits in the outlet.
+        let flushed = conn.as_ref().is_some_and(|conn| !conn.told);
+        let waits = flushed && role == Role::Outlet && one.outlet.waiting();
         if deadline.is_none_or(|due| due > now_us) && !waits {
             return;
         }
@@ -367,8 +396,16 @@ impl Shard {
             (Role::Requester, Some(requester)) => requester.tick(now_us, bytes),
             (Role::Requester, None) => Ok(()),
         };
-        if let Some(id) = id {
-            self.link_result(at, id, result, out);
+        match (id, result) {
+            (Some(id), result) => self.link_result(at, id, result, out),
+            // No connection: a dial that ends later finds nobody who waits for it, and is closed.
+            (None, Err(_)) => {
+                self.links.dials.retain(|(_, link, dialing)| (*link, *dialing) != (at, role));
+                if let Some(one) = self.links.one(at) {
+                    one.role_closed(role, now_us);
+                }
+            }
+            (None, Ok(())) => {}
         }
     }
 
@@ -376,7 +413,7 @@ impl Shard {
     pub(crate) fn links_deadline_us(&self) -> u64 {
         let mut earliest = u64::MAX;
         for one in &self.links.all {
-            let requester = one.requester.as_ref().and_then(Requester::deadline);
+            let requester = one.requester.as_ref().filter(|_| one.asks()).and_then(Requester::deadline);
             let forwarder = one.forwarder.as_ref().and_then(Forwarder::deadline);
             let outlet = one.config.enable.then(|| one.outlet.deadline()).flatten();
             for due in [requester, forwarder, outlet].into_iter().flatten() {
@@ -437,11 +474,7 @@ impl Shard {
         let (_, link, role) = self.links.dials.swap_remove(at);
         let Some(one) = self.links.one(link) else { return };
         one.server = one.server.wrapping_add(1);
-        match (role, &mut one.requester) {
-            (Role::Outlet, _) => one.outlet.closed(now_us),
-            (Role::Requester, Some(requester)) => requester.closed(now_us),
-            (Role::Requester, None) => {}
-        }
+        one.role_closed(role, now_us);
         let (link, detail) = (&one.config.name, Cow::Borrowed(reason));
         out.event(Event::Link { link, what: "cannot connect", detail });
     }
@@ -469,6 +502,8 @@ impl Shard {
         }
         close(conn, out);
         if let Some(one) = self.links.one(link) {
+            // An address that accepts connections and then fails is left for the next one, too.
+            one.server = one.server.wrapping_add(1);
             let detail = Cow::Owned(alloc::format!("{error}"));
             out.event(Event::Link { link: &one.config.name, what: "connection ended", detail });
         }

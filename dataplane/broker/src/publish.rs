@@ -21,6 +21,7 @@ use crate::{
     counters::Counter,
     deliver::tell,
     frame::{self, Kind, Message, MessageId, must},
+    links::LinksTook,
     obligation::{Outcome, Wait, Waiter},
     plant::Plant,
     session::SessionId,
@@ -34,6 +35,8 @@ pub(crate) const LINK_PREFIX: &str = "$LINK/";
 pub(crate) struct Routed {
     /// Somebody wanted it, here or elsewhere.
     pub(crate) matched: bool,
+    /// Only remotes wanted it, and no outlet had room: the publisher can still be told.
+    pub(crate) refused: bool,
     /// The open obligation; 0: nothing to wait for.
     pub(crate) token: u64,
 }
@@ -232,12 +235,15 @@ impl Shard {
         }
         let groups = self.deliver_groups(message, wait, out);
         let here = self.deliver_here(message, out);
-        let links = if message.from_link { 0 } else { self.offer_links(wanted.links, message, from) };
-        let matched = !wanted.is_empty() && (wanted.shards | wanted.groups) != 0 || groups + here + links > 0;
-        if !matched && !message.retain {
+        let links = match message.from_link {
+            true => LinksTook::default(),
+            false => self.offer_links(wanted.links, message, from),
+        };
+        let matched = (wanted.shards | wanted.groups) != 0 || groups + here + links.taken > 0;
+        if !matched && links.shed == 0 && !message.retain {
             self.counters.one(Counter::messages_without_subscribers);
         }
-        Routed { matched, token: wait.token }
+        Routed { matched, refused: !matched && links.shed > 0, token: wait.token }
     }
 
     /// One hop, and the brake on who causes it.
@@ -278,7 +284,11 @@ impl Shard {
             let state = if routed.token == 0 { Receiving::Accepted } else { Receiving::Open(routed.token) };
             session.state.incoming.set(packet, state);
         }
-        let reason = if routed.matched { Reason::Success } else { Reason::NoMatchingSubscribers };
+        let reason = match (routed.matched, routed.refused) {
+            (true, _) => Reason::Success,
+            (false, true) => Reason::QuotaExceeded,
+            (false, false) => Reason::NoMatchingSubscribers,
+        };
         let ready = (routed.token == 0).then_some(reason);
         let Some(open) = self.conns.open(id) else { return };
         open.acks.push(Ack { packet, qos2, ready });

@@ -9,7 +9,12 @@ use alloc::{
 };
 use core::net::SocketAddr;
 
-use contract::{config::Config, hash, ids::ShardId, time::Now};
+use contract::{
+    config::{Config, Link},
+    hash,
+    ids::ShardId,
+    time::Now,
+};
 use mqtt::{
     codec::{self, Connect, ConnectProperties, Packet, SubscribeEntry, encode},
     types::{PacketId, Qos, RetainHandling, Version},
@@ -123,6 +128,24 @@ pub(crate) const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
 impl Rig {
     pub(crate) fn new(shards: u16) -> Rig {
         Rig::with(shards, |_| {})
+    }
+
+    /// A node with a link to `remote`, which nobody dials.
+    pub(crate) fn linked(shards: u16, remote: &str) -> Rig {
+        let link = Link {
+            name: remote.into(),
+            enable: true,
+            servers: alloc::vec!["127.0.0.1:1".into()],
+            client_id: None,
+            username: None,
+            password: None,
+            topics: alloc::vec!["#".into()],
+            pool_size: 1,
+            max_inflight: 32,
+            retry_interval_ms: 15_000,
+            accept: None,
+        };
+        Rig::with(shards, |settings| settings.links = alloc::vec![link.clone()])
     }
 
     pub(crate) fn with(shards: u16, adjust: impl Fn(&mut Settings)) -> Rig {

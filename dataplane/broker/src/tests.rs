@@ -302,6 +302,64 @@ fn link_topics_are_closed_to_clients_that_no_accept_names() {
     assert!(!rig.closed(client));
 }
 
+/// `actor_init` of an actor `n1@h` for the cluster `target`, as a remote sends it.
+fn actor_init(target: &str) -> Vec<u8> {
+    let mut payload = Vec::new();
+    link::wire::put_actor_init(&mut payload, "n1@h", 1_780_000_000_000, target);
+    payload
+}
+
+fn route(rig: &mut Rig, client: Client, cluster: &str, qos: Qos, payload: &[u8]) {
+    let topic = format!("$LINK/cluster/route/{cluster}");
+    let response = format!("$LINK/cluster/resp/{cluster}/n1@h");
+    let mut forwarded = Vec::from([8]);
+    forwarded.extend_from_slice(&(response.len() as u16).to_be_bytes());
+    forwarded.extend_from_slice(response.as_bytes());
+    let packet_id = (qos != Q0).then(|| id(9));
+    let parts = encode::PublishParts {
+        qos,
+        topic: &topic,
+        packet_id,
+        forwarded: &forwarded,
+        payload,
+        ..encode::PublishParts::default()
+    };
+    let mut bytes = Vec::new();
+    encode::publish(&mut bytes, Version::V5, &parts);
+    rig.send(client, &bytes);
+}
+
+#[test]
+fn a_refused_heartbeat_closes_its_connection_whatever_shard_owns_the_link() {
+    for home in 0..2 {
+        let mut rig = Rig::linked(2, "remote");
+        let name = rig.id_on(home, "remote:routesync");
+        let client = rig.connect(&name);
+        route(&mut rig, client, "remote", Q1, &actor_init("test"));
+        rig.settle();
+        // Silent for longer than an actor lives; then its heartbeats come again.
+        rig.pass(31_000);
+        rig.pass(1000);
+        let mut heartbeat = Vec::new();
+        link::wire::put_heartbeat(&mut heartbeat, "n1@h", 1_780_000_000_000);
+        route(&mut rig, client, "remote", Q0, &heartbeat);
+        rig.settle();
+        assert!(rig.closed(client), "home shard {home}");
+    }
+}
+
+#[test]
+fn a_route_connection_speaks_for_one_cluster() {
+    let mut rig = Rig::linked(2, "remote");
+    let client = rig.connect("two-faced");
+    route(&mut rig, client, "remote", Q1, &actor_init("test"));
+    rig.settle();
+    assert!(!rig.closed(client));
+    route(&mut rig, client, "zzz", Q1, &actor_init("test"));
+    rig.settle();
+    assert!(rig.closed(client));
+}
+
 #[test]
 fn an_exported_session_comes_back_the_same() {
     let (mut rig, _, publisher) = pair();

@@ -347,6 +347,11 @@ impl Outlet {
         self.bytes = 0;
     }
 
+    /// Does anything wait for room in `out` or in the window?
+    pub fn waiting(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// When `poll_dial` or `tick` has something to do, on the clock of `now`; a past time means at once.
     pub fn deadline(&self) -> Option<u64> {
         let acks = if self.client.is_up() { self.ack_deadline() } else { None };

@@ -16,20 +16,28 @@ struct Passer {
     /// Tokens that this shard puts into circulation.
     tokens: u32,
     hops_left: u64,
+    /// Turns to stay awake before falling asleep.
+    restless: u64,
     random: u64,
     done: Option<mpsc::Sender<()>>,
 }
 
 impl Passer {
-    /// Between no time and about 30 us, so that sends and falling asleep meet in every way.
-    fn think(&mut self) {
+    fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let spins = if self.random & 3 == 0 { 0 } else { self.random >> 8 & 0x3ff };
+        self.random >> 8
+    }
+
+    /// Thinks for a random time before it passes the token on, and stays awake for a random time afterwards: so
+    /// tokens arrive at every point of the way from the last look into the mailbox to the sleep.
+    fn think(&mut self) {
+        let spins = if self.random() & 3 == 0 { 0 } else { self.random() & 0xff };
         for _ in 0..spins {
             std::hint::spin_loop();
         }
+        self.restless = if self.random() & 3 == 0 { 0 } else { self.random() & 0x3f };
     }
 
     fn pass(&mut self, mail: &mut impl Mailboxes) {
@@ -59,7 +67,9 @@ impl Brain for Passer {
                 self.pass(mail);
             }
         }
-        Turned { busy: false, deadline_us: u64::MAX }
+        let busy = self.restless > 0;
+        self.restless = self.restless.saturating_sub(1);
+        Turned { busy, deadline_us: u64::MAX }
     }
 
     fn output(&mut self, _: ConnId) -> Option<&mut Vec<u8>> {
@@ -79,6 +89,7 @@ fn pass_around(shards: u16, tokens: u32, hops: u64) {
         shards,
         tokens: if me == 0 { tokens } else { 0 },
         hops_left: hops / u64::from(shards),
+        restless: 0,
         random: 0x9e37_79b9_7f4a_7c15 ^ u64::from(me),
         done: Some(done.clone()),
     });

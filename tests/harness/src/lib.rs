@@ -8,11 +8,13 @@
 //!
 //! Environment:
 //! - `CI=true`: a missing tool fails the test instead of skipping it.
+//! - `INTEROP_CACHE`: where `.ci/run` has installed the packages below (default: `~/.cache/ringmq-ci`).
 //! - `RINGMQ_TEST_PYTHON`: interpreter that has `paho-mqtt` (default: the one of `.ci/run`, then `python3`).
 //! - `RINGMQ_TEST_NODE_PATH`: `node_modules` that holds `mqtt` (default: the one of `.ci/run`).
 //! - `RINGMQ_TEST_FOREIGN`: path of a mosquitto executable that is started in the place of every node. It
-//!   checks the tests themselves: what a second broker of good name fails is a doubtful expectation. Tests
-//!   of what only RingMQ has (processes, counters, links) are skipped then.
+//!   checks the tests themselves: what a second broker of good name fails is a doubtful expectation. Made
+//!   for the areas interop and protocol, which leave out what only RingMQ has; processes and links have no
+//!   counterpart.
 
 pub mod bound;
 pub mod foreign;

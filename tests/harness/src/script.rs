@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Where `.ci/run` puts what it installs, unless a variable names another place.
 fn cache() -> PathBuf {
-    std::env::var_os("RINGMQ_CI_CACHE").map_or_else(
+    std::env::var_os("INTEROP_CACHE").map_or_else(
         || {
             let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
             let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");

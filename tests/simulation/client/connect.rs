@@ -10,6 +10,7 @@ use mqtt::{
 
 use super::{Awaits, Client, Conn};
 use crate::{
+    net::End,
     oracle::{publishes::Publish, wills::Ending},
     world::{Env, Event},
 };
@@ -40,8 +41,14 @@ impl Client {
         }
         self.serial += 1;
         let wire = (env.now_us, &mut env.queue, &mut env.rng);
-        let pipe = env.net.connect(self.at, self.cluster, (env.plan.network_us, env.plan.window), wire);
-        self.lease.pipes.retain(|pipe| env.net.closed_us(*pipe).is_none());
+        let pipe = env.net.connect(End::Client(self.at), self.cluster, (env.plan.network_us, env.plan.window), wire);
+        self.lease.pipes.retain(|pipe| match env.net.closed_us(*pipe) {
+            Some(at_us) => {
+                self.lease.closed_us = self.lease.closed_us.max(at_us);
+                false
+            }
+            None => true,
+        });
         self.lease.pipes.push(pipe);
         let will = self.draw_will(env);
         let bytes = self.connect_bytes(env, clean, expiry_s, will);
@@ -149,13 +156,16 @@ impl Client {
         self.lease.expiry_s = (expiry_s, expiry_s);
         self.lease.must_be_clean = false;
         env.oracle.wills.connected(self.at, will, present, env.now_us, &env.net);
-        if present && self.epoch.is_some() {
+        if present && let Some(epoch) = self.epoch {
+            env.oracle.epochs[epoch].connected_us = env.now_us;
             return self.resume(env);
         }
         if let Some(epoch) = self.epoch.take() {
-            env.oracle.epochs[epoch].ended = true;
+            env.oracle.end_epoch(epoch, env.now_us);
         }
-        self.epoch = Some(env.oracle.begin_epoch(self.at, self.cluster));
+        let epoch = env.oracle.begin_epoch(self.at, self.cluster);
+        env.oracle.epochs[epoch].connected_us = env.now_us;
+        self.epoch = Some(epoch);
         let serial = self.serial;
         self.out.retain(|out| out.serial == serial);
         self.received.clear();
@@ -170,7 +180,7 @@ impl Client {
         // The last connection is the new one, which is not closed.
         let closed: Option<Vec<u64>> =
             self.lease.pipes.iter().rev().skip(1).map(|pipe| env.net.closed_us(*pipe)).collect();
-        let last_us = closed.map(|closed| closed.into_iter().max().unwrap_or(self.lease.left_us));
+        let last_us = closed.map(|closed| closed.into_iter().fold(self.lease.closed_us, u64::max));
         let over = last_us.is_some_and(|at_us| {
             most_s != u32::MAX
                 && sent_us > at_us.max(self.lease.left_us) + u64::from(most_s) * 1_000_000 + 2 * TIMER_SLACK_US

@@ -78,6 +78,8 @@ pub struct Lease {
     pub expiry_s: (u32, u32),
     /// When its last connection ended here.
     pub left_us: u64,
+    /// When the broker closed the last one that it is known to have closed.
+    pub closed_us: u64,
     /// Connections that the broker may not have closed.
     pub pipes: Vec<usize>,
     /// A CONNECT was not answered, so the next one starts clean.

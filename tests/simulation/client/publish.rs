@@ -40,7 +40,11 @@ impl Client {
     }
 
     /// One PUBLISH.
-    pub fn publish_on(&mut self, env: &mut Env, topic: String, qos: u8, retain: bool, delete: bool) {
+    pub fn publish_on(&mut self, env: &mut Env, topic: String, qos: u8, retain: bool, delete: bool) -> Option<u64> {
+        let room = self.conn.as_ref().map_or(0, |conn| conn.server_receive_max.min(UNFINISHED_MAX));
+        if qos > 0 && self.out.len() >= room {
+            return None;
+        }
         self.order += 1;
         let padding = env.rng.below(env.plan.padding + 1) as usize;
         let publish = Publish {
@@ -66,6 +70,7 @@ impl Client {
         }
         env.trace(|| format!("{} publishes {}", self.id, env.oracle.publishes.describe(number)));
         self.send_publish(env, number, packet, false);
+        Some(number)
     }
 
     fn send_publish(&mut self, env: &mut Env, number: u64, packet: u16, dup: bool) {

@@ -83,6 +83,7 @@ impl Client {
             number: env.oracle.publishes.read(publish.payload),
             topic,
             payload: publish.payload.to_vec(),
+            packet: publish.packet_id.map_or(0, PacketId::get),
             qos: publish.qos as u8,
             retain: publish.retain,
             dup: publish.dup,

@@ -1,12 +1,17 @@
 //! The client as subscriber: what it asks for, and what it gives up.
 
+use std::collections::BTreeSet;
+
 use mqtt::{
     codec::{Suback, SubscribeEntry, encode},
     types::{PacketId, Qos, RetainHandling, Version},
 };
 
 use super::{Awaits, Client};
-use crate::{oracle::subscriptions::Wanted, world::Env};
+use crate::{
+    oracle::subscriptions::Wanted,
+    world::{Env, Event},
+};
 
 /// Filters of everybody.
 const PLAIN: [&str; 10] = ["t/a", "t/b", "t/+", "t/#", "t/+/x", "t/a/#", "r/#", "m/#", "m/0", "w/#"];
@@ -101,15 +106,40 @@ impl Client {
             }
             env.oracle.epochs[epoch].granted(*subscription, env.now_us);
         }
+        if !self.quiet && env.rng.percent(20) {
+            // Somebody hears that the subscription stands, and publishes at once.
+            let others = env.plan.clients as u64;
+            let first = self.cluster_first(env);
+            let other = first + env.rng.below(others) as usize;
+            env.queue.push(env.now_us + 1, Event::Publish(other));
+        }
+    }
+
+    /// The first ordinary client of this client's cluster: watchers come before all of them.
+    fn cluster_first(&self, env: &Env) -> usize {
+        env.plan.clusters + self.cluster * env.plan.clients
     }
 
     /// Gives one filter up.
     pub fn unsubscribe(&mut self, env: &mut Env) {
         let (Some(epoch), false) = (self.epoch, self.filters.is_empty()) else { return };
         let filter = env.rng.pick(&self.filters).clone();
-        if env.oracle.epochs[epoch].in_change(&filter) {
-            return;
+        if !env.oracle.epochs[epoch].in_change(&filter) {
+            self.unsubscribe_from(env, epoch, filter);
         }
+    }
+
+    /// Gives up everything that matches a topic.
+    pub fn unsubscribe_matching(&mut self, env: &mut Env, topic: &str) {
+        let Some(epoch) = self.epoch else { return };
+        let matching = env.oracle.epochs[epoch].matching(topic).filter(|s| !s.shared && s.left_us.is_none());
+        let filters: BTreeSet<String> = matching.map(|s| s.wanted.filter.clone()).collect();
+        for filter in filters {
+            self.unsubscribe_from(env, epoch, filter);
+        }
+    }
+
+    fn unsubscribe_from(&mut self, env: &mut Env, epoch: usize, filter: String) {
         self.filters.retain(|f| *f != filter);
         let packet = self.packet();
         let Some(packet_id) = PacketId::new(packet) else { return };

@@ -40,15 +40,18 @@ impl Oracle {
         let client = session.client;
         if let Some((number, newer)) = before.filter(|(_, newer)| newer.order > oldest.order) {
             let newer_than = format!("#{number} was acknowledged before SUBSCRIBE at {}", first.sent_us);
-            return Err(format!("client {client} got {topic} of order {} < {}: {newer_than}", oldest.order, newer.order));
+            return Err(format!(
+                "client {client} got {topic} of order {} < {}: {newer_than}",
+                oldest.order, newer.order
+            ));
         }
         let reliable = |p: &Publish| p.qos.min(first.wanted.qos) > 0;
-        let uncut = session.disconnected_us < first.sent_us;
+        let uncut = session.connected_since(first.sent_us);
         // A session that is gone has seen everything up to the last that it saw.
         let last = history.iter().rev().find(|(number, p)| got(number) && reliable(p)).map_or(0, |(_, p)| p.order);
         for (number, p) in history.iter().filter(|(number, p)| p.order > oldest.order && !p.delete && !got(number)) {
             let followed = if session.ended { reliable(p) && p.order < last } else { reliable(p) || uncut };
-            let wanted = p.done_us().is_some_and(|done_us| first.leaving_us.is_none_or(|at_us| at_us > done_us));
+            let wanted = p.over_us().is_some_and(|over_us| first.leaving_us.is_none_or(|at_us| at_us > over_us));
             if followed && wanted {
                 let which = self.publishes.describe(*number);
                 return Err(format!(

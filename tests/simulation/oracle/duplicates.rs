@@ -3,27 +3,47 @@
 
 use std::collections::HashSet;
 
-use super::{arrival::Arrival, publishes::Publish, subscriptions::Epoch};
+use super::{arrival::Arrival, crossing::COPIES_OVER_CUTS, publishes::Publish, subscriptions::Epoch};
 
 /// How often a session received a message.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Got {
     /// Without those that were marked as sent again.
     pub fresh: u32,
+    /// Their packet ids.
+    packets: Vec<u16>,
 }
 
-/// Checks and notes one arrival. True: this session has not seen the message before.
-pub fn check(session: &mut Epoch, number: u64, publish: &Publish, arrival: &Arrival) -> Result<bool, String> {
-    if arrival.dup && session.got.contains_key(&number) {
-        return Ok(false);
-    }
-    let most = copies_max(session, publish);
+/// What an arrival is to its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// The session has not seen the message before.
+    First,
+    /// Another copy: a replay, another group, or sent twice by its publisher.
+    Copy,
+    /// The same delivery once more.
+    Again,
+}
+
+/// Checks and notes one arrival.
+pub fn check(
+    session: &mut Epoch,
+    number: u64,
+    publish: &Publish,
+    arrival: &Arrival,
+    over_cuts: bool,
+) -> Result<Seen, String> {
+    let most = copies_max(session, publish) + if over_cuts { COPIES_OVER_CUTS } else { 0 };
     let got = session.got.entry(number).or_default();
+    if arrival.dup && got.packets.contains(&arrival.packet) {
+        return Ok(Seen::Again);
+    }
+    got.packets.push(arrival.packet);
     got.fresh += 1;
     if got.fresh > most {
         return Err(format!("{arrival} came {} times, at most {most} are possible", got.fresh));
     }
-    Ok(got.fresh == 1)
+    Ok(if got.fresh == 1 { Seen::First } else { Seen::Copy })
 }
 
 /// How many fresh copies a session may get of a publish.

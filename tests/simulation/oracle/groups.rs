@@ -48,6 +48,7 @@ impl Oracle {
             let mut possible = members
                 .iter()
                 .filter(|(_, s)| matches(&s.filter, &publish.topic) && s.possible(publish.sent_us))
+                .filter(|(at, _)| self.epochs[*at].ended_us > publish.sent_us)
                 .peekable();
             if possible.peek().is_none() {
                 continue;

@@ -21,11 +21,11 @@ impl Oracle {
     pub fn check_loss(&self, cluster: usize, explained: Explained) -> Verdict {
         let (mut reliable, mut unreliable) = (Vec::new(), Vec::new());
         for (number, publish) in self.publishes.iter().filter(|(_, p)| p.cluster == cluster && !p.will && !p.delete) {
-            let Some(done_us) = publish.done_us() else { continue };
+            let Some(over_us) = publish.over_us() else { continue };
             for (at, session) in self.epochs.iter().enumerate().filter(|(_, e)| !e.ended && e.cluster == cluster) {
                 let sure = session.matching(&publish.topic).filter(|s| {
                     let own = s.wanted.no_local && publish.publisher == session.client;
-                    !s.shared && !own && s.certain(publish.sent_us, done_us)
+                    !s.shared && !own && s.certain(publish.sent_us, over_us)
                 });
                 let qos = sure.map(|s| publish.qos.min(s.wanted.qos)).max();
                 if session.got.contains_key(&number) {
@@ -33,7 +33,7 @@ impl Oracle {
                 }
                 match qos {
                     Some(1..) => reliable.push((number, at)),
-                    Some(0) if session.disconnected_us < publish.sent_us => unreliable.push((number, at)),
+                    Some(0) if session.connected_since(publish.sent_us) => unreliable.push((number, at)),
                     _ => {}
                 }
             }

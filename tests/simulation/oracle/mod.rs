@@ -4,6 +4,7 @@
 pub mod acknowledged;
 pub mod arrival;
 pub mod continuity;
+pub mod crossing;
 pub mod duplicates;
 pub mod groups;
 pub mod loss;
@@ -31,6 +32,8 @@ pub struct Oracle {
     pub epochs: Vec<Epoch>,
     /// Every will.
     pub wills: Wills,
+    /// A wire between clusters broke, so what crosses may come twice.
+    pub wires_cut: bool,
 }
 
 impl Oracle {
@@ -38,6 +41,12 @@ impl Oracle {
     pub fn begin_epoch(&mut self, client: usize, cluster: usize) -> usize {
         self.epochs.push(Epoch::new(client, cluster));
         self.epochs.len() - 1
+    }
+
+    /// A session is surely over.
+    pub fn end_epoch(&mut self, epoch: usize, now_us: u64) {
+        self.epochs[epoch].ended = true;
+        self.epochs[epoch].ended_us = now_us;
     }
 
     /// A session's connection ended: what was asked for and not answered stays unknown.

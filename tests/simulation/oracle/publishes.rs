@@ -37,7 +37,15 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// From this time on it was surely handled by the broker.
+    /// A subscription has to stand until then to surely get it. Of QoS 0 nobody hears when it is over.
+    pub fn over_us(&self) -> Option<u64> {
+        match self.qos {
+            0 => self.proved_us.map(|_| u64::MAX),
+            _ => self.acknowledged_us,
+        }
+    }
+
+    /// From this time on it was surely read by the broker, and with QoS 1 and 2 handled.
     pub fn done_us(&self) -> Option<u64> {
         match self.qos {
             0 => self.proved_us,

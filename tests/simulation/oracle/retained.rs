@@ -26,7 +26,10 @@ pub fn deletion_arrived(session: &mut Epoch, publishes: &Publishes, arrival: &Ar
     if session.matching(&arrival.topic).next().is_none() {
         return Err(format!("nobody subscribed: {arrival}"));
     }
-    session.retained.insert(arrival.topic.clone(), None);
+    // Sent again, it may stand behind what came after it.
+    if !arrival.dup {
+        session.retained.insert(arrival.topic.clone(), None);
+    }
     Ok(())
 }
 
@@ -73,7 +76,8 @@ impl Oracle {
             let publish = self.publishes.at(number);
             for session in self.epochs.iter().filter(|e| !e.ended && e.cluster == cluster) {
                 let follows = session.matching(topic).any(|s| {
-                    let reliable = publish.qos.min(s.wanted.qos) > 0 || session.disconnected_us < s.sent_us;
+                    let uncut = session.connected_since(s.sent_us);
+                    let reliable = publish.qos.min(s.wanted.qos) > 0 || uncut;
                     let own = s.wanted.no_local && publish.publisher == session.client;
                     // Either it was there when the value was published, or the value was replayed to it.
                     let there = s.certain(publish.sent_us, u64::MAX) && !own;

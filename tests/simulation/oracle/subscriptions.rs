@@ -67,6 +67,10 @@ pub struct Epoch {
     pub cluster: usize,
     /// It is gone.
     pub ended: bool,
+    /// When that was sure.
+    pub ended_us: u64,
+    /// The last CONNACK.
+    pub connected_us: u64,
     /// Its subscriptions, in the order of asking.
     pub subscriptions: Vec<Subscription>,
     /// What it received.
@@ -86,6 +90,8 @@ impl Epoch {
             client,
             cluster,
             ended: false,
+            ended_us: u64::MAX,
+            connected_us: 0,
             subscriptions: Vec::new(),
             got: HashMap::new(),
             heads: HashMap::new(),
@@ -147,6 +153,11 @@ impl Epoch {
     pub fn connection_ended(&mut self, now_us: u64) {
         self.disconnected_us = now_us;
         self.subscriptions.iter_mut().for_each(|old| old.changing = false);
+    }
+
+    /// It has been connected without a break since before `at_us`.
+    pub fn connected_since(&self, at_us: u64) -> bool {
+        self.connected_us <= at_us && self.disconnected_us < self.connected_us
     }
 
     /// Subscriptions that match a topic.

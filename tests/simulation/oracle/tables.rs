@@ -5,7 +5,11 @@ use broker::Gauges;
 use super::Verdict;
 
 /// Checks one shard at the very end.
-pub fn check_empty(shard: &str, gauges: Gauges, queued: u64) -> Verdict {
+/// `linked`: the connections, sessions and interest of links stay.
+pub fn check_empty(shard: &str, mut gauges: Gauges, queued: u64, linked: bool) -> Verdict {
+    if linked {
+        gauges = Gauges { connections: 0, sessions: 0, subscriptions: 0, interest: 0, ..gauges };
+    }
     if gauges == Gauges::default() && queued == 0 {
         return Ok(());
     }

@@ -50,7 +50,7 @@ pub struct Link {
     pub pool_size: u16,
     /// Messages of QoS 1 that may be on their way to the remote, per connection.
     pub max_inflight: u16,
-    /// How long we wait for the remote before we try again.
+    /// Accepted because EMQX has it; without effect: what is unacknowledged goes again on the next connection.
     pub retry_interval_ms: u32,
     /// Who may speak for the remote here; none: whoever connects over loopback.
     pub accept: Option<Accept>,
@@ -96,7 +96,7 @@ section! {
         pool_size: u16 = "pool_size", Kind::Count(within(1, 1024)), Number(8), Restart, "1";
         /// Messages of QoS 1 that may be on their way to the remote, per connection.
         max_inflight: u16 = "max_inflight", Kind::Count(within(1, 65_535)), Number(32), Restart, "128";
-        /// How long we wait for the remote before we try again.
+        /// Accepted because EMQX has it; without effect: what is unacknowledged goes again on the next connection.
         retry_interval_ms: u32 = "retry_interval", Kind::Duration(Clock::Ms, within(100, 3_600_000)), Number(15_000), Restart, "\"5s\"";
     }
 }

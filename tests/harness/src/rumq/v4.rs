@@ -3,19 +3,19 @@
 use super::{Event, Events, Message};
 use crate::bound::SHORT;
 use rumqttc::mqttbytes::v4::Packet;
-use rumqttc::{Connection, MqttOptions, QoS, SubscribeReasonCode};
+use rumqttc::{EventLoop, MqttOptions, QoS, SubscribeReasonCode};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// A 3.1.1 client.
 pub struct Client {
     client: rumqttc::Client,
     events: Events,
-    stop: Arc<AtomicBool>,
+    /// Its drop ends the thread.
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Whether the broker had a session when this client connected.
     pub session_present: bool,
@@ -42,11 +42,10 @@ impl Client {
     pub fn with(options: MqttOptions) -> Self {
         let (client, connection) = rumqttc::Client::new(options, 1000);
         let (sender, receiver) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || run(connection, &sender, &stopped));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || run(connection.eventloop, &sender, stopped));
         let mut connected =
-            Self { client, events: Events(receiver), stop, thread: Some(thread), session_present: false };
+            Self { client, events: Events(receiver), stop: Some(stop), thread: Some(thread), session_present: false };
         connected.session_present = connected.events.next(SHORT, "CONNACK", |event| match event {
             Event::Connected { session_present } => Some(*session_present),
             _ => None,
@@ -112,28 +111,35 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-/// Longest time for which a dropped client still runs.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Runs the event loop until the client is dropped or the connection ends. Nothing else may cancel a poll:
+/// one that is cancelled while it connects begins a second connection.
+fn run(mut eventloop: EventLoop, events: &Sender<Event>, stopped: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime on one thread").block_on(async {
+        tokio::select! {
+            _ = stopped => {}
+            () = pass_on(&mut eventloop, events) => {}
+        }
+    });
+}
 
-fn run(mut connection: Connection, events: &Sender<Event>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        let event = match connection.recv_timeout(LOOK_EVERY) {
-            Err(rumqttc::RecvTimeoutError::Timeout) => continue,
-            Err(rumqttc::RecvTimeoutError::Disconnected) => return,
-            Ok(Err(error)) => {
+async fn pass_on(eventloop: &mut EventLoop, events: &Sender<Event>) {
+    loop {
+        let event = match eventloop.poll().await {
+            Err(error) => {
                 let _ = events.send(Event::Lost(format!("{error}")));
                 return;
             }
-            Ok(Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect))) => return,
-            Ok(Ok(rumqttc::Event::Outgoing(_))) => continue,
-            Ok(Ok(rumqttc::Event::Incoming(packet))) => translate(packet),
+            Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return,
+            Ok(rumqttc::Event::Outgoing(_)) => continue,
+            Ok(rumqttc::Event::Incoming(packet)) => translate(packet),
         };
         if event.is_some_and(|event| events.send(event).is_err()) {
             return;

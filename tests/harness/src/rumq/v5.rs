@@ -4,19 +4,19 @@ use super::{Event, Events, Message};
 use crate::bound::SHORT;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, PublishProperties, SubscribeProperties, SubscribeReasonCode};
-use rumqttc::v5::{Connection, MqttOptions};
+use rumqttc::v5::{EventLoop, MqttOptions};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// A 5.0 client.
 pub struct Client {
     client: rumqttc::v5::Client,
     events: Events,
-    stop: Arc<AtomicBool>,
+    /// Its drop ends the thread.
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Whether the broker had a session when this client connected.
     pub session_present: bool,
@@ -42,11 +42,10 @@ impl Client {
     pub fn with(options: MqttOptions) -> Self {
         let (client, connection) = rumqttc::v5::Client::new(options, 1000);
         let (sender, receiver) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || run(connection, &sender, &stopped));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || run(connection.eventloop, &sender, stopped));
         let mut connected =
-            Self { client, events: Events(receiver), stop, thread: Some(thread), session_present: false };
+            Self { client, events: Events(receiver), stop: Some(stop), thread: Some(thread), session_present: false };
         connected.session_present = connected.events.next(SHORT, "CONNACK", |event| match event {
             Event::Connected { session_present } => Some(*session_present),
             _ => None,
@@ -133,28 +132,35 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-/// Longest time for which a dropped client still runs.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Runs the event loop until the client is dropped or the connection ends. Nothing else may cancel a poll:
+/// one that is cancelled while it connects begins a second connection.
+fn run(mut eventloop: EventLoop, events: &Sender<Event>, stopped: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime on one thread").block_on(async {
+        tokio::select! {
+            _ = stopped => {}
+            () = pass_on(&mut eventloop, events) => {}
+        }
+    });
+}
 
-fn run(mut connection: Connection, events: &Sender<Event>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        let event = match connection.recv_timeout(LOOK_EVERY) {
-            Err(rumqttc::v5::RecvTimeoutError::Timeout) => continue,
-            Err(rumqttc::v5::RecvTimeoutError::Disconnected) => return,
-            Ok(Err(error)) => {
+async fn pass_on(eventloop: &mut EventLoop, events: &Sender<Event>) {
+    loop {
+        let event = match eventloop.poll().await {
+            Err(error) => {
                 let _ = events.send(Event::Lost(format!("{error}")));
                 return;
             }
-            Ok(Ok(rumqttc::v5::Event::Outgoing(rumqttc::Outgoing::Disconnect))) => return,
-            Ok(Ok(rumqttc::v5::Event::Outgoing(_))) => continue,
-            Ok(Ok(rumqttc::v5::Event::Incoming(packet))) => translate(packet),
+            Ok(rumqttc::v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return,
+            Ok(rumqttc::v5::Event::Outgoing(_)) => continue,
+            Ok(rumqttc::v5::Event::Incoming(packet)) => translate(packet),
         };
         if event.is_some_and(|event| events.send(event).is_err()) {
             return;
