@@ -7,6 +7,10 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,6 +22,7 @@ use mqtt::{
 use serde_json::Value;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
+    flag,
     iterator::Signals,
 };
 
@@ -30,6 +35,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub fn run(stay: bool) -> ExitCode {
     match show(stay) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("demo: {error}");
             ExitCode::FAILURE
@@ -39,10 +45,14 @@ pub fn run(stay: bool) -> ExitCode {
 
 fn show(stay: bool) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, stopped.clone())?;
+    }
     let (eu_port, us_port) = free_ports()?;
     println!("Starting two clusters of one node each, linked over MQTT:\n");
-    let eu = Node::start("eu-west", eu_port, "us-east", us_port)?;
-    let us = Node::start("us-east", us_port, "eu-west", eu_port)?;
+    let eu = Node::start("eu-west", eu_port, ("us-east", us_port), &stopped)?;
+    let us = Node::start("us-east", us_port, ("eu-west", eu_port), &stopped)?;
     for node in [&eu, &us] {
         println!("  {:<8} mqtt://127.0.0.1:{}   {}", node.name, node.port, node.wait_ready()?);
     }
@@ -106,10 +116,17 @@ struct Node {
     port: u16,
     directory: PathBuf,
     child: Child,
+    /// Ctrl-C came.
+    stopped: Arc<AtomicBool>,
 }
 
 impl Node {
-    fn start(name: &'static str, port: u16, remote: &str, remote_port: u16) -> io::Result<Node> {
+    fn start(
+        name: &'static str,
+        port: u16,
+        (remote, remote_port): (&str, u16),
+        stopped: &Arc<AtomicBool>,
+    ) -> io::Result<Node> {
         let directory = std::env::temp_dir().join(format!("ringmq-demo-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         let link = format!("[{{name=\"{remote}\",server=\"127.0.0.1:{remote_port}\",topics=[\"#\"]}}]");
@@ -126,7 +143,7 @@ impl Node {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        Ok(Node { name, port, directory, child })
+        Ok(Node { name, port, directory, child, stopped: stopped.clone() })
     }
 
     /// Waits for `ready.json`; says what serves.
@@ -153,6 +170,9 @@ impl Node {
         loop {
             if let Some(found) = look() {
                 return Ok(found);
+            }
+            if self.stopped.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
             }
             if Instant::now() > deadline {
                 return Err(other(format!("{}: {what} did not come; its log is {}", self.name, self.log().display())));
