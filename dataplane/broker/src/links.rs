@@ -50,6 +50,8 @@ pub(crate) struct Links {
     next_dial: u32,
     found: Vec<u32>,
     refresh_us: u64,
+    /// Something happened since the counters were refreshed.
+    stale: bool,
 }
 
 /// One configured link.
@@ -109,6 +111,7 @@ impl Links {
             next_dial: 0,
             found: Vec::new(),
             refresh_us: 0,
+            stale: true,
         }
     }
 
@@ -253,6 +256,7 @@ impl Shard {
         if self.links.found.is_empty() || !one.config.enable {
             return None;
         }
+        self.links.stale = true;
         self.counters.one(Counter::link_matched);
         let expiry_s = (message.expiry_ms != u64::MAX).then(|| message.expiry_ms.div_ceil(1000));
         let forwarded = wire::Message {
@@ -354,8 +358,9 @@ impl Shard {
                 tell(conn, out);
             }
         }
-        if now_us >= self.links.refresh_us {
+        if self.links.stale && now_us >= self.links.refresh_us {
             self.links.refresh_us = now_us + REFRESH_US;
+            self.links.stale = false;
             self.count_links(out);
         }
     }
@@ -390,6 +395,7 @@ impl Shard {
         if deadline.is_none_or(|due| due > now_us) && !waits {
             return;
         }
+        self.links.stale = true;
         let bytes = conn.map_or(&mut one.spare, |conn| &mut conn.out);
         let result = match (role, &mut one.requester) {
             (Role::Outlet, _) => one.outlet.tick(now_us, bytes),
@@ -411,7 +417,8 @@ impl Shard {
 
     /// When the links have something to do next.
     pub(crate) fn links_deadline_us(&self) -> u64 {
-        let mut earliest = u64::MAX;
+        let stale = self.links.stale && !self.links.all.is_empty();
+        let mut earliest = if stale { self.links.refresh_us } else { u64::MAX };
         for one in &self.links.all {
             let requester = one.requester.as_ref().filter(|_| one.asks()).and_then(Requester::deadline);
             let forwarder = one.forwarder.as_ref().and_then(Forwarder::deadline);
@@ -444,6 +451,7 @@ impl Shard {
     /// A dial succeeded.
     pub(crate) fn link_dialed(&mut self, dial: DialId, id: ConnId, out: &mut impl Output) {
         let now_us = self.now.mono_us;
+        self.links.stale = true;
         let Some(at) = self.links.dials.iter().position(|(d, ..)| *d == dial) else { return out.close(id) };
         let (_, link, role) = self.links.dials.swap_remove(at);
         let peer = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -494,6 +502,7 @@ impl Shard {
     }
 
     fn link_result(&mut self, link: u16, id: ConnId, result: Result<(), LinkError>, out: &mut impl Output) {
+        self.links.stale = true;
         let Some(conn) = self.conns.get(id) else { return };
         tell(conn, out);
         let Err(error) = result else { return };
@@ -511,6 +520,7 @@ impl Shard {
 
     /// A connection that we dialled is gone.
     pub(crate) fn link_closed(&mut self, id: ConnId, _: &mut impl Output) {
+        self.links.stale = true;
         let now_us = self.now.mono_us;
         #[cfg(feature = "plant")]
         let forgets = self.planted(crate::plant::Plant::OutletForgets);

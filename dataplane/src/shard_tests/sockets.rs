@@ -21,8 +21,12 @@ use crate::{port::Board, shard::Brain};
 const ECHO: u8 = b'E';
 /// Moves to the other shard, and then echoes.
 const MOVE: u8 = b'M';
-/// Sends [`FLOOD_BYTES`] bytes and closes.
+/// Sends [`FLOOD_BYTES`] bytes, more than sockets buffer.
 const FLOOD: u8 = b'F';
+/// Sends [`GOODBYE_BYTES`] bytes and closes.
+const GOODBYE: u8 = b'G';
+/// Sends [`FLOOD_BYTES`] bytes and closes.
+const LOST: u8 = b'L';
 /// Stops reading, until somebody resumes.
 const PAUSE: u8 = b'P';
 /// Resumes all paused connections of its shard, and echoes.
@@ -31,6 +35,7 @@ const RESUME: u8 = b'R';
 const DIAL: u8 = b'D';
 
 const FLOOD_BYTES: usize = 8 << 20;
+const GOODBYE_BYTES: usize = 1 << 20;
 /// Bytes that are not all alike, so that a lost or repeated piece is seen.
 fn pattern(bytes: usize) -> Vec<u8> {
     (0..bytes as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
@@ -89,8 +94,9 @@ impl Mirror {
                 self.lines.remove(&conn);
                 self.moving.insert(conn);
             }
-            FLOOD => {
-                self.say(conn, &pattern(FLOOD_BYTES), out);
+            FLOOD => self.say(conn, &pattern(FLOOD_BYTES), out),
+            GOODBYE | LOST => {
+                self.say(conn, &pattern(if kind == GOODBYE { GOODBYE_BYTES } else { FLOOD_BYTES }), out);
                 out.close(conn);
             }
             PAUSE if rest.is_empty() => {
@@ -276,19 +282,25 @@ fn one_byte_writes_survive_the_hand_over_in_order() {
 }
 
 #[test]
-fn a_slow_reader_gets_everything_that_was_said_before_the_close() {
+fn a_reader_slower_than_its_sender_gets_every_byte() {
     let (bench, _) = mirrors(&Plan::default());
-    let mut stream = client(&bench, &[FLOOD]);
-    let mut read = Vec::new();
-    let mut piece = [0; 64 * 1024];
-    loop {
-        let bytes = stream.read(&mut piece).expect("a read");
-        if bytes == 0 {
-            break;
-        }
-        read.extend_from_slice(&piece[..bytes]);
+    let mut streams: Vec<TcpStream> = (0..3).map(|_| client(&bench, &[FLOOD])).collect();
+    for stream in &mut streams {
+        assert!(read_exactly(stream, FLOOD_BYTES) == pattern(FLOOD_BYTES));
     }
-    assert!(read == pattern(FLOOD_BYTES));
+    drop(streams);
+    bench.wait_for_connections(0);
+    bench.stop();
+}
+
+#[test]
+fn everything_that_was_said_before_a_close_arrives_before_the_end() {
+    let (bench, _) = mirrors(&Plan::default());
+    let mut stream = client(&bench, &[GOODBYE]);
+    let mut read = Vec::new();
+    stream.read_to_end(&mut read).expect("an orderly end");
+    assert!(read == pattern(GOODBYE_BYTES));
+    drop(stream);
     bench.wait_for_connections(0);
     bench.stop();
 }
@@ -297,7 +309,7 @@ fn a_slow_reader_gets_everything_that_was_said_before_the_close() {
 fn a_client_that_never_reads_is_given_up_within_its_bounds() {
     let (bench, tally) = mirrors(&Plan::default());
     let started = Instant::now();
-    let stream = client(&bench, &[FLOOD]);
+    let stream = client(&bench, &[LOST]);
     while tally.accepted.load(Ordering::Relaxed) == 0 {
         std::thread::yield_now();
     }
@@ -343,7 +355,7 @@ fn a_paused_connection_is_not_read_and_loses_nothing() {
 #[test]
 fn connections_that_end_at_any_moment_leave_an_empty_table() {
     let (bench, tally) = mirrors(&Plan { shards: 2, ..Plan::default() });
-    let kinds = [ECHO, MOVE, FLOOD, PAUSE, RESUME];
+    let kinds = [ECHO, MOVE, FLOOD, GOODBYE, PAUSE, RESUME];
     std::thread::scope(|scope| {
         for thread in 0..4_usize {
             let address = bench.address;
@@ -376,8 +388,13 @@ fn connections_that_end_at_any_moment_leave_an_empty_table() {
     let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
     while read(&tally.accepted) + read(&tally.adopted) != read(&tally.closed) + read(&tally.detached) {
         assert!(Instant::now() < end, "every connection is told as closed or moved once");
-        drop(client(&bench, &[RESUME]));
-        std::thread::yield_now();
+        // One at a time, each until it is gone: otherwise there would be more and more of them.
+        let mut resumer = client(&bench, &[RESUME]);
+        resumer.shutdown(Shutdown::Write).expect("a shutdown");
+        assert!(matches!(resumer.read(&mut [0; 1]), Ok(0)));
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
     }
     bench.wait_for_connections(0);
     bench.stop();
@@ -410,6 +427,10 @@ fn a_full_listener_closes_what_comes_and_recovers() {
 fn dialling_by_name_reaches_the_server_and_a_refusal_names_the_address() {
     let (bench, _) = mirrors(&Plan::default());
     let server = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    // Bound and not listening: it refuses, and nobody else can get its port.
+    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let deaf_address = deaf.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
     let port = server.local_addr().expect("an address").port();
     let asked = format!("Dlocalhost:{port}\n");
     let mut asker = client(&bench, asked.as_bytes());
@@ -418,9 +439,8 @@ fn dialling_by_name_reaches_the_server_and_a_refusal_names_the_address() {
     dialled.write_all(b"welcome").expect("a write");
     assert_eq!(read_exactly(&mut asker, 7), b"welcome");
 
-    drop((server, dialled));
     for (asked, words) in [
-        (format!("D127.0.0.1:{port}\n"), format!("127.0.0.1:{port}: Connection refused")),
+        (format!("D{deaf_address}\n"), format!("{deaf_address}: Connection refused")),
         ("Dno-such-host.invalid:1\n".to_owned(), "no-such-host.invalid:1 cannot be resolved".to_owned()),
     ] {
         let mut asker = client(&bench, asked.as_bytes());
