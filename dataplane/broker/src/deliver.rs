@@ -222,7 +222,7 @@ impl Delivering<'_> {
             return self.deliver_offline(index, qos, ids, message, retain);
         };
         let full = conn.out.len() > self.output_bytes_max;
-        let waits = session.state.queued() > 0;
+        let waits = session.state.queued() > 0 || session.state.outgoing.owes();
         if qos == Qos::AtMostOnce && !waits {
             if full {
                 return self.counters.one(Counter::shed_slow_subscriber);
@@ -266,10 +266,11 @@ impl Delivering<'_> {
         }
     }
 
-    /// Sends queued deliveries while there is room.
+    /// Sends queued deliveries while there is room, after those that have to be sent again.
     pub(crate) fn pump(&mut self, index: u32, out: &mut impl Output) {
+        self.send_again(index, out);
         let Some(session) = self.sessions.at(index) else { return };
-        if session.state.queued() == 0 || !session.online() {
+        if session.state.queued() == 0 || session.state.outgoing.owes() || !session.online() {
             return;
         }
         let Some(conn) = self.conns.at(session.conn) else { return };
@@ -300,30 +301,47 @@ impl Delivering<'_> {
         tell(conn, out);
     }
 
-    /// Sends everything unfinished again, in order, with DUP; PUBREL where PUBREC had come.
+    /// The session was resumed: everything unfinished goes again.
     pub(crate) fn resend(&mut self, index: u32, out: &mut impl Output) {
+        if let Some(session) = self.sessions.at(index) {
+            session.state.outgoing.begin_again();
+            self.pump(index, out);
+        }
+    }
+
+    /// Sends what is owed on this connection, in order, with DUP; PUBREL where PUBREC had come.
+    fn send_again(&mut self, index: u32, out: &mut impl Output) {
         let Some(session) = self.sessions.at(index) else { return };
+        if !session.state.outgoing.owes() || !session.online() {
+            return;
+        }
         let Some(conn) = self.conns.at(session.conn) else { return };
         let now_us = self.now.mono_us;
-        for sent in session.state.outgoing.unfinished() {
+        loop {
+            if conn.out.len() > self.output_bytes_max {
+                session.blocked = true;
+                break;
+            }
+            let Some(sent) = session.state.outgoing.next_again(conn.wire.send_max) else { break };
+            let id = sent.id;
+            let Some(delivery) = &sent.delivery else {
+                let (version, reason) = (version(conn.wire.v5), mqtt::types::Reason::Success);
+                encode::ack(&mut conn.out, version, encode::AckKind::Pubrel, id, reason);
+                continue;
+            };
+            //= MQTT-4.4.0-1
+            //= MQTT-3.3.1-1
+            let shape = (delivery.qos, delivery.retain, Some(id), true);
+            let message = delivery.message.message(now_us);
             self.encoded.forget();
-            match &sent.delivery {
-                Some(delivery) => {
-                    //= MQTT-4.4.0-1
-                    //= MQTT-3.3.1-1
-                    let shape = (delivery.qos, delivery.retain, Some(sent.id), true);
-                    let message = delivery.message.message(now_us);
-                    if write(conn, self.encoded, &message, shape, &delivery.ids) {
-                        self.counters.one(Counter::messages_sent);
-                    }
-                }
-                None => encode::ack(
-                    &mut conn.out,
-                    version(conn.wire.v5),
-                    encode::AckKind::Pubrel,
-                    sent.id,
-                    mqtt::types::Reason::Success,
-                ),
+            if write(conn, self.encoded, &message, shape, &delivery.ids) {
+                self.counters.one(Counter::messages_sent);
+                continue;
+            }
+            //= MQTT-3.1.2-25
+            self.counters.one(Counter::shed_too_large);
+            if let Some(delivery) = take_back(session, id) {
+                self.pool.release(delivery.message);
             }
         }
         tell(conn, out);
@@ -440,11 +458,14 @@ impl Shard {
 
     /// Takes one reason back; without any left, what is unread is consumed in this turn.
     pub(crate) fn resume(&mut self, id: crate::surface::ConnId, why: u8, out: &mut impl Output) {
+        let now_us = self.now.mono_us;
         if let Some(conn) = self.conns.get(id)
             && conn.paused & why != 0
         {
             conn.paused &= !why;
             if conn.paused == 0 {
+                // Its silence was ours: the keep alive begins anew.
+                conn.heard_us = now_us;
                 out.read(id, true);
                 self.resumed.push(id);
             }

@@ -48,6 +48,11 @@ impl Shard {
             self.counters.one(Counter::connections_handed_over);
             return out.hand_over(id, home, parked);
         }
+        // Who has a session keeps it, and may come back.
+        let full = self.sessions.len() >= self.settings.limits.sessions_max as usize;
+        if full && self.sessions.find(client).is_none() {
+            return self.refuse_connect(id, connect, Reason::QuotaExceeded, "limits.sessions_max is reached", out);
+        }
         self.open(id, connect, client, assigned.as_deref(), out);
     }
 
@@ -68,9 +73,6 @@ impl Shard {
         }
         if self.draining {
             return Err((Reason::ServerShuttingDown, "this node is stopping"));
-        }
-        if self.sessions.len() >= self.settings.limits.sessions_max as usize {
-            return Err((Reason::QuotaExceeded, "limits.sessions_max is reached"));
         }
         let Some(will) = &connect.will else { return Ok(()) };
         let topic = Topic::parse(will.topic, usize::from(mqtt.topic_levels_max));
@@ -248,7 +250,6 @@ impl Shard {
         }
         let (mut delivering, _) = self.delivering();
         delivering.resend(id.index, out);
-        delivering.pump(id.index, out);
         let shared = self.sessions.get(id).map(|s| s.shared.clone()).unwrap_or_default();
         for shared in &shared {
             self.tell_group(Act::Online, id, shared, 0, out);

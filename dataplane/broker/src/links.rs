@@ -353,15 +353,20 @@ impl Shard {
             }
             self.forwarder_turn(at);
         }
-        for id in self.links_dirty.drain(..) {
-            if let Some(conn) = self.conns.get(id) {
-                tell(conn, out);
-            }
-        }
+        self.tell_links(out);
         if self.links.stale && now_us >= self.links.refresh_us {
             self.links.refresh_us = now_us + REFRESH_US;
             self.links.stale = false;
             self.count_links(out);
+        }
+    }
+
+    /// Tells the shell about outlets that have new output.
+    pub(crate) fn tell_links(&mut self, out: &mut impl Output) {
+        for id in self.links_dirty.drain(..) {
+            if let Some(conn) = self.conns.get(id) {
+                tell(conn, out);
+            }
         }
     }
 

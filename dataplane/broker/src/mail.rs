@@ -48,6 +48,8 @@ impl Shard {
         self.release_barrier(out);
         self.links_turn(out);
         self.go_on(out);
+        // What was held back may have gone to an outlet.
+        self.tell_links(out);
         self.continue_replays();
         let mut drained = core::mem::take(&mut self.drained);
         let staged = self.hops.publish(mail, &mut drained);
@@ -78,7 +80,9 @@ impl Shard {
                 }
             }
             self.due = due;
-            while let Some(waiter) = self.obligations.overdue(now_us) {
+            let mut late = Vec::new();
+            self.obligations.overdue(now_us, &mut late);
+            for waiter in late {
                 self.counters.one(Counter::obligations_timed_out);
                 self.settle(waiter, Outcome::refused(Reason::QuotaExceeded), out);
             }

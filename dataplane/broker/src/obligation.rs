@@ -3,6 +3,8 @@
 //! Owned by the shard where the waiter is. Invariant: a token names one obligation for ever (index and
 //! generation), so a late report for a timed-out one settles nothing.
 
+use alloc::vec::Vec;
+
 use mqtt::types::{PacketId, Reason};
 use slab::Slab;
 
@@ -15,8 +17,8 @@ pub(crate) enum Waiter {
     Publish { conn: ConnId, ack: u64, session: SessionId, packet: PacketId, qos2: bool },
     /// Another shard's obligation, which this shard took on as owner of a group or link.
     Relay { shard: u16, token: u64 },
-    /// A SUBSCRIBE, by its key in the table of waiting subscribes.
-    Subscribe { key: u32 },
+    /// A SUBSCRIBE, by its key in the table of waiting subscribes, for one of its entries.
+    Subscribe { key: u32, entry: u32 },
 }
 
 /// How an obligation ended.
@@ -96,10 +98,15 @@ impl Obligations {
         Some((open.waiter, open.outcome))
     }
 
-    /// Removes one that is past its deadline, if there is any.
-    pub(crate) fn overdue(&mut self, now_us: u64) -> Option<Waiter> {
-        let at = self.slab.iter().find(|(_, open)| open.deadline_us <= now_us)?.0;
-        Some(self.slab.remove(at).waiter)
+    /// Removes those that are past their deadline and appends who waited for them to `due`.
+    pub(crate) fn overdue(&mut self, now_us: u64, due: &mut Vec<Waiter>) {
+        self.slab.retain(|_, open| {
+            let late = open.deadline_us <= now_us;
+            if late {
+                due.push(open.waiter);
+            }
+            !late
+        });
     }
 
     fn get(&mut self, token: u64) -> Option<&mut Open> {
@@ -144,7 +151,7 @@ impl Wait {
 mod tests {
     use super::*;
 
-    const WAITER: Waiter = Waiter::Subscribe { key: 1 };
+    const WAITER: Waiter = Waiter::Subscribe { key: 1, entry: 0 };
 
     #[test]
     fn the_waiter_is_told_after_the_last_report_with_the_first_refusal() {
@@ -164,8 +171,11 @@ mod tests {
     fn a_late_report_settles_nothing() {
         let mut obligations = Obligations::default();
         let old = obligations.open(WAITER, 10);
-        assert_eq!(obligations.overdue(9), None);
-        assert_eq!(obligations.overdue(10), Some(WAITER));
+        let mut due = Vec::new();
+        obligations.overdue(9, &mut due);
+        assert_eq!(due, []);
+        obligations.overdue(10, &mut due);
+        assert_eq!(due, [WAITER]);
         let new = obligations.open(WAITER, 20);
         assert_ne!(old, new);
         assert_eq!(obligations.report(old, Outcome::MET), None);

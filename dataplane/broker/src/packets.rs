@@ -240,7 +240,7 @@ impl Shard {
         if let Some(delivery) = session.state.outgoing.puback(ack.packet_id) {
             self.pool.release(delivery.message);
         }
-        if session.state.queued() > 0 {
+        if session.state.queued() > 0 || session.state.outgoing.owes() {
             self.pump(id.index, out);
         }
     }
@@ -287,12 +287,17 @@ impl Shard {
 
     /// Writes an answer that waits for nothing. A client that asks and does not read is not read either.
     fn answer(&mut self, id: ConnId, out: &mut impl Output, write: impl FnOnce(&mut Vec<u8>)) {
-        let output_bytes_max = self.settings.limits.output_bytes_max as usize;
         let Some(conn) = self.conns.get(id) else { return };
         write(&mut conn.out);
-        let full = conn.out.len() > output_bytes_max;
         tell(conn, out);
-        if full {
+        self.brake_output(id, out);
+    }
+
+    /// Stops reading a client whose answers pile up because it does not read them.
+    pub(crate) fn brake_output(&mut self, id: ConnId, out: &mut impl Output) {
+        let output_bytes_max = self.settings.limits.output_bytes_max as usize;
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.out.len() > output_bytes_max && conn.paused & pause::OUTPUT == 0 {
             self.pause(id, pause::OUTPUT, out);
             self.drowned.push(id);
         }

@@ -280,7 +280,12 @@ impl Shard {
     ) {
         let Some(packet) = publish.packet_id else { return };
         let qos2 = publish.qos == Qos::ExactlyOnce;
-        if qos2 && let Some(session) = self.sessions.get_mut(session) {
+        // A refusal ends the handshake (4.3.3): the client may use the id for another message at once.
+        let refused = routed.refused && routed.token == 0;
+        if qos2
+            && !refused
+            && let Some(session) = self.sessions.get_mut(session)
+        {
             let state = if routed.token == 0 { Receiving::Accepted } else { Receiving::Open(routed.token) };
             session.state.incoming.set(packet, state);
         }
@@ -337,6 +342,7 @@ impl Shard {
         let drained = open.acks.len() < open.protocol.receive_max() / 2 + 1;
         let paused = conn.paused & pause::ACKS != 0;
         tell(conn, out);
+        self.brake_output(id, out);
         if drained && paused {
             self.resume(id, pause::ACKS, out);
         }
@@ -359,7 +365,12 @@ impl Shard {
                 self.settle_publish(conn, ack, (session, packet, qos2), outcome, out);
             }
             Waiter::Relay { shard, token } => self.send_done(shard, token, outcome, out),
-            Waiter::Subscribe { key } => self.subscribe_settled(key, out),
+            Waiter::Subscribe { key, entry } => {
+                if outcome.reason.is_failure() {
+                    self.barrier.refuse_entry(key, entry, outcome.reason);
+                }
+                self.subscribe_settled(key, out);
+            }
         }
     }
 

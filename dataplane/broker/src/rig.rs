@@ -46,6 +46,7 @@ struct Place {
     unread: Vec<u8>,
     got: Vec<String>,
     closed: bool,
+    deaf: bool,
 }
 
 #[derive(Default)]
@@ -223,7 +224,15 @@ impl Rig {
         let client = Client(self.clients.len());
         let conn = self.shells[0].tenant(client.0);
         let got = Vec::new();
-        self.clients.push(Place { shard: 0, conn, version: Version::V5, unread: Vec::new(), got, closed: false });
+        self.clients.push(Place {
+            shard: 0,
+            conn,
+            version: Version::V5,
+            unread: Vec::new(),
+            got,
+            closed: false,
+            deaf: false,
+        });
         let input = Input::Accepted { conn, listener: 0, peer: SocketAddr::from(PEER) };
         self.shards[0].input(self.now, input, &mut self.shells[0]);
         client
@@ -260,11 +269,31 @@ impl Rig {
 
     /// The transport of a client breaks.
     pub(crate) fn cut(&mut self, client: Client) {
+        self.close(client, Cause::Error);
+    }
+
+    /// The client closes in an orderly way.
+    pub(crate) fn end(&mut self, client: Client) {
+        self.close(client, Cause::Eof);
+    }
+
+    fn close(&mut self, client: Client, cause: Cause) {
         let place = &mut self.clients[client.0];
         place.closed = true;
         let (shard, conn) = (place.shard, place.conn);
-        self.shards[shard].input(self.now, Input::Closed { conn, cause: Cause::Error }, &mut self.shells[shard]);
+        self.shards[shard].input(self.now, Input::Closed { conn, cause }, &mut self.shells[shard]);
         self.settle();
+    }
+
+    /// A client stops taking what it is sent.
+    pub(crate) fn stop_reading(&mut self, client: Client) {
+        self.clients[client.0].deaf = true;
+    }
+
+    /// Bytes that wait for a client.
+    pub(crate) fn unsent(&mut self, client: Client) -> usize {
+        let (shard, conn) = (self.clients[client.0].shard, self.clients[client.0].conn);
+        self.shards[shard].output(conn).map_or(0, |out| out.len())
     }
 
     /// Batches from one shard to another stay invisible until [`Rig::release`].
@@ -346,6 +375,10 @@ impl Rig {
         let closing = core::mem::take(&mut self.shells[shard].closing);
         let dirty = core::mem::take(&mut self.shells[shard].dirty);
         for conn in dirty.into_iter().chain(closing.iter().copied()) {
+            let tenant = self.shells[shard].tenants[conn.index as usize];
+            if self.clients[tenant].deaf {
+                continue;
+            }
             let Some(out) = self.shards[shard].output(conn) else { continue };
             let bytes = core::mem::take(out);
             moved |= !bytes.is_empty();

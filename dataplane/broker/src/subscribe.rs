@@ -89,6 +89,14 @@ impl Barrier {
         }
     }
 
+    /// One entry of a waiting SUBSCRIBE is refused after all.
+    pub(crate) fn refuse_entry(&mut self, key: u32, entry: u32, reason: Reason) {
+        let waiting = self.subscribes.get_mut(key as usize);
+        if let Some(granted) = waiting.and_then(|waiting| waiting.reasons.get_mut(entry as usize)) {
+            *granted = reason;
+        }
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len() + self.subscribes.len()
     }
@@ -244,7 +252,14 @@ impl Shard {
         let mqtt = &self.settings.mqtt;
         let Some(session) = self.sessions.get_mut(id) else { return Ok(Reason::UnspecifiedError) };
         if session.subscription_count() >= mqtt.subscriptions_max as usize {
-            return Ok(Reason::QuotaExceeded);
+            // What it has already it may subscribe to again, as clients do when they come back.
+            let has = match parsed.group {
+                Some(group) => session.shared.iter().any(|s| *s.group == *group && *s.filter == *filter),
+                None => self.subscriptions.entry(filter).is_some_and(|at| session.filters.contains(&at)),
+            };
+            if !has {
+                return Ok(Reason::QuotaExceeded);
+            }
         }
         let qos = entry.qos.min(Qos::from_bits(mqtt.qos_max).unwrap_or(Qos::ExactlyOnce));
         // 3.x has no options: No Local off, RETAIN cleared on live messages.
@@ -316,11 +331,13 @@ impl Shard {
 
     /// The answer with this key gets one more thing to wait for.
     fn settles_later(&mut self, key: u32) -> u64 {
+        let mut entry = 0;
         if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
             waiting.missing += 1;
+            entry = waiting.reasons.len() as u32;
         }
         let deadline_us = self.obligation_deadline_us();
-        self.obligations.open(Waiter::Subscribe { key }, deadline_us)
+        self.obligations.open(Waiter::Subscribe { key, entry }, deadline_us)
     }
 
     /// Tells the owner shard of a group about one of its members here.
@@ -379,6 +396,7 @@ impl Shard {
             }
             tell(conn, out);
         }
+        self.brake_output(waiting.conn, out);
         waiting.replays.iter().for_each(|query| self.start_replay(*query));
     }
 

@@ -104,6 +104,79 @@ fn puback_waits_for_the_other_shard_and_keeps_the_order() {
 }
 
 #[test]
+fn what_was_held_back_counts_when_the_client_closes_after_its_last_packet() {
+    let mut rig = Rig::with(2, |settings| settings.mqtt.receive_max = 1);
+    let (a, b) = (rig.id_on(1, "subscriber"), rig.id_on(0, "publisher"));
+    let subscriber = rig.connect(&a);
+    let publisher = rig.connect_with(&b, |connect| connect.version = Version::V311);
+    rig.subscribe(subscriber, "t", Q1);
+    rig.settle();
+    rig.got(subscriber);
+    for n in 0..3 {
+        rig.publish(publisher, "t", &format!("{n}"), Q1, false);
+    }
+    rig.end(publisher);
+    assert_eq!(rig.heard(subscriber), ["t 0 q1", "t 1 q1", "t 2 q1"]);
+}
+
+#[test]
+fn a_replay_waits_for_the_other_shards_even_if_the_interest_is_not_new() {
+    let (mut rig, first, _) = pair();
+    rig.subscribe(first, "r/#", Q1);
+    let name = rig.id_on(1, "second");
+    let second = rig.connect(&name);
+    rig.got(second);
+    rig.hold(0, 1);
+    rig.subscribe(second, "r/#", Q1);
+    assert_eq!(rig.heard(second), [""; 0], "shard 0 may have staged a retained value that shard 1 has passed on");
+    rig.release();
+    assert_eq!(rig.heard(second), ["suback 1"]);
+}
+
+#[test]
+fn unsuback_of_a_shared_subscription_waits_for_the_owner_of_the_group() {
+    let (mut rig, member, _) = pair();
+    let owned = |group: &String| {
+        contract::hash::owner_shard(contract::hash::partition_of_group(group, "t"), 2) == contract::ids::ShardId(0)
+    };
+    let filter = (0..100).map(|n| format!("g{n}")).find(owned).map(|group| format!("$share/{group}/t")).unwrap();
+    rig.subscribe(member, &filter, Q1);
+    rig.settle();
+    rig.got(member);
+    rig.hold(1, 0);
+    let mut bytes = Vec::new();
+    encode::unsubscribe(&mut bytes, Version::V5, id(2), &[&filter]);
+    rig.send(member, &bytes);
+    assert_eq!(rig.heard(member), [""; 0], "the owner may still choose it");
+    rig.release();
+    assert_eq!(rig.heard(member), ["unsuback"]);
+}
+
+#[test]
+fn a_resumed_session_keeps_to_the_receive_maximum_of_its_new_connection() {
+    let (mut rig, _, publisher) = pair();
+    let session = |c: &mut mqtt::codec::Connect<'_>| {
+        c.clean_start = false;
+        c.properties.session_expiry_s = Some(60);
+    };
+    let phone = rig.connect_with("phone", session);
+    rig.subscribe(phone, "t", Q1);
+    rig.settle();
+    for n in 0..2 {
+        rig.publish(publisher, "t", &format!("{n}"), Q1, false);
+        rig.settle();
+    }
+    rig.cut(phone);
+    let phone = rig.connect_with("phone", |c| {
+        session(c);
+        c.properties.receive_maximum = Some(1);
+    });
+    assert_eq!(rig.heard(phone), ["connack Success true", "t 0 q1 dup"]);
+    acknowledge(&mut rig, phone, AckKind::Puback, 1);
+    assert_eq!(rig.heard(phone), ["t 1 q1 dup"]);
+}
+
+#[test]
 fn an_unmet_obligation_is_refused_in_time() {
     let (mut rig, subscriber, publisher) = pair();
     rig.subscribe(subscriber, "t", Q1);
@@ -300,6 +373,33 @@ fn link_topics_are_closed_to_clients_that_no_accept_names() {
     assert_eq!(rig.heard(client), ["suback 135", "puback 135"]);
     assert_eq!(rig.count(Counter::link_clients_refused), 2);
     assert!(!rig.closed(client));
+}
+
+#[test]
+fn a_client_that_does_not_read_its_acknowledgements_is_not_read_either() {
+    let mut rig = Rig::with(1, |settings| settings.limits.output_bytes_max = 4096);
+    let client = rig.connect("deaf");
+    rig.stop_reading(client);
+    for _ in 0..5000 {
+        rig.publish(client, "t", "m", Q1, false);
+    }
+    let waiting = rig.unsent(client);
+    assert!(waiting < 3 * 4096, "{waiting} bytes wait");
+}
+
+#[test]
+fn a_session_that_exists_may_come_back_when_there_is_no_room_for_new_ones() {
+    let mut rig = Rig::with(1, |settings| settings.limits.sessions_max = 1);
+    let keep = |c: &mut mqtt::codec::Connect<'_>| {
+        c.clean_start = false;
+        c.properties.session_expiry_s = Some(60);
+    };
+    let first = rig.connect_with("first", keep);
+    rig.cut(first);
+    let second = rig.connect("second");
+    assert_eq!(rig.heard(second), ["connack QuotaExceeded false"]);
+    let again = rig.connect_with("first", keep);
+    assert_eq!(rig.heard(again), ["connack Success true"]);
 }
 
 /// `actor_init` of an actor `n1@h` for the cluster `target`, as a remote sends it.

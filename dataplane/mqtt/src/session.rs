@@ -106,7 +106,7 @@ impl<M: Queueable> Session<M> {
     /// May a QoS 1 or 2 message be sent at once? Not while others wait: order.
     #[inline]
     pub fn room(&self, send_max: u16) -> bool {
-        self.queue.is_empty() && self.outgoing.len() < usize::from(send_max)
+        self.queue.is_empty() && !self.outgoing.owes() && self.outgoing.len() < usize::from(send_max)
     }
 
     /// Queues a delivery behind the others. Full: it comes back, because what was accepted earlier stays.

@@ -36,6 +36,9 @@ pub struct Sent<M> {
 #[derive(Clone, Debug)]
 pub struct Outgoing<M> {
     sent: VecDeque<Sent<M>>,
+    /// How many of the last ones have not been sent on this connection: the session was resumed, and they
+    /// wait until the new Receive Maximum has room. Nothing new is sent meanwhile, so they stay the last.
+    owed: usize,
     /// Ids given so far; the last id follows from it.
     serial: u64,
 }
@@ -63,7 +66,7 @@ pub enum Pubrec<M> {
 
 impl<M> Default for Outgoing<M> {
     fn default() -> Outgoing<M> {
-        Outgoing { sent: VecDeque::new(), serial: 0 }
+        Outgoing { sent: VecDeque::new(), owed: 0, serial: 0 }
     }
 }
 
@@ -94,14 +97,14 @@ impl<M> Outgoing<M> {
     #[inline]
     pub fn puback(&mut self, id: PacketId) -> Option<M> {
         let at = self.find(id, Awaits::Puback)?;
-        self.sent.remove(at)?.delivery
+        self.remove(at)?.delivery
     }
 
     /// PUBREC.
     pub fn pubrec(&mut self, id: PacketId, refused: bool) -> Pubrec<M> {
         if let Some(at) = self.find(id, Awaits::Pubrec) {
             if refused {
-                return match self.sent.remove(at).and_then(|sent| sent.delivery) {
+                return match self.remove(at).and_then(|sent| sent.delivery) {
                     Some(delivery) => Pubrec::Refused(delivery),
                     None => Pubrec::Unknown,
                 };
@@ -121,19 +124,36 @@ impl<M> Outgoing<M> {
     /// PUBCOMP: true when it ends a handshake.
     pub fn pubcomp(&mut self, id: PacketId) -> bool {
         match self.find(id, Awaits::Pubcomp) {
-            Some(at) => self.sent.remove(at).is_some(),
+            Some(at) => self.remove(at).is_some(),
             None => false,
         }
     }
 
-    /// Everything unfinished, in order: what is sent again on a new connection.
-    pub fn unfinished(&self) -> impl Iterator<Item = &Sent<M>> {
-        self.sent.iter()
+    /// The session was resumed: everything unfinished has to be sent again, as [`Outgoing::next_again`] says.
+    pub fn begin_again(&mut self) {
+        self.owed = self.sent.len();
     }
 
-    /// Removes unfinished messages that are no longer worth sending; a handshake past PUBREC stays.
-    pub fn retain(&mut self, mut keep: impl FnMut(&M) -> bool) {
-        self.sent.retain(|sent| sent.delivery.as_ref().is_none_or(&mut keep));
+    /// The next one to send again, in order, if fewer than `send_max` wait for an answer on this connection.
+    //= MQTT-3.3.4-9
+    pub fn next_again(&mut self, send_max: u16) -> Option<&Sent<M>> {
+        let next = self.sent.len() - self.owed;
+        if self.owed == 0 || next >= usize::from(send_max) {
+            return None;
+        }
+        self.owed -= 1;
+        self.sent.get(next)
+    }
+
+    /// Something has to be sent again before anything new.
+    #[inline]
+    pub fn owes(&self) -> bool {
+        self.owed > 0
+    }
+
+    /// Everything unfinished, in order.
+    pub fn unfinished(&self) -> impl Iterator<Item = &Sent<M>> {
+        self.sent.iter()
     }
 
     /// Loses what waits for PUBCOMP: only to plant a fault.
@@ -151,7 +171,15 @@ impl<M> Outgoing<M> {
 
     /// Empties the window.
     pub fn drain(&mut self) -> impl Iterator<Item = M> + '_ {
+        self.owed = 0;
         self.sent.drain(..).filter_map(|sent| sent.delivery)
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Sent<M>> {
+        if at >= self.sent.len() - self.owed {
+            self.owed -= 1;
+        }
+        self.sent.remove(at)
     }
 
     fn find(&self, id: PacketId, awaits: Awaits) -> Option<usize> {
@@ -269,6 +297,19 @@ mod tests {
         assert_eq!(out.pubrec(id, false), Pubrec::Again);
         assert!(out.pubcomp(id) && !out.pubcomp(id));
         assert_eq!(out.pubrec(id, false), Pubrec::Unknown);
+    }
+
+    #[test]
+    fn a_resumed_window_goes_again_in_order_and_no_faster_than_the_new_receive_maximum() {
+        let mut out = Outgoing::default();
+        let ids = [0, 1, 2].map(|n| out.send(Qos::AtLeastOnce, n));
+        out.begin_again();
+        assert_eq!(out.next_again(1).map(|sent| sent.id), Some(ids[0]));
+        assert_eq!(out.next_again(1), None);
+        assert_eq!(out.puback(ids[2]), Some(2), "acknowledged although it was not sent again");
+        assert_eq!(out.puback(ids[0]), Some(0));
+        assert_eq!(out.next_again(1).map(|sent| sent.id), Some(ids[1]));
+        assert!(!out.owes());
     }
 
     #[test]
