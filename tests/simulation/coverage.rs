@@ -31,6 +31,7 @@ pub const REQUIRED: &[&str] = &[
     "duplicates_suppressed",
     "shed_queue_full",
     "shed_slow_subscriber",
+    "shed_too_large",
     "shed_session_ended",
     "shed_retained_full",
     "network_cuts",

@@ -17,6 +17,7 @@ use crate::rng::Rng;
 struct Ring {
     slots: VecDeque<(u64, Box<Batch>)>,
     taken: u64,
+    #[expect(clippy::vec_box, reason = "the surface hands boxed batches around")]
     returned: Vec<Box<Batch>>,
 }
 

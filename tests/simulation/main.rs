@@ -3,7 +3,7 @@
 //!
 //! `cargo test --test simulation` runs a fixed number of seeds and finds every planted fault;
 //! `-- --seed N [--trace]` replays one, `-- --seeds N [--from M]` runs many, `-- --plant NAME [--seed N]`
-//! hunts one planted fault.
+//! hunts one planted fault (`--seeds N`: longer).
 
 mod client;
 mod coverage;
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| {}));
     }
     let (passed, failed) = match (&asked.plant, asked.seed) {
-        (Some(name), seed) => hunt_named(name, seed, asked.trace),
+        (Some(name), seed) => hunt_named(name, seed, asked.seeds.unwrap_or(SEEDS), asked.trace),
         (None, Some(seed)) => replay(seed, asked.trace),
         (None, None) if asked.seeds.is_some() => many(asked.from, asked.seeds.unwrap_or(SEEDS), false),
         (None, None) => {
@@ -159,33 +159,33 @@ fn report(seed: u64, plant: Option<&str>, why: &str) {
 }
 
 fn hunt_all() -> (u64, u64) {
-    let found = Plant::ALL.iter().filter(|(name, plant)| hunt(name, *plant)).count() as u64;
+    let found = Plant::ALL.iter().filter(|(name, plant)| hunt(name, *plant, SEEDS)).count() as u64;
     (found, Plant::ALL.len() as u64 - found)
 }
 
 /// True if the oracle finds a planted fault.
-fn hunt(name: &str, plant: Plant) -> bool {
-    match first_failure(0, SEEDS, Some(plant), &Mutex::new(Coverage::default())) {
+fn hunt(name: &str, plant: Plant, seeds: u64) -> bool {
+    match first_failure(0, seeds, Some(plant), &Mutex::new(Coverage::default())) {
         Some((seed, why)) => {
             let first = why.lines().next().unwrap_or_default();
             println!("planted {name}: found by seed {seed} ({first})");
             true
         }
         None => {
-            println!("FAILED: planted {name} was not found in {SEEDS} seeds");
+            println!("FAILED: planted {name} was not found in {seeds} seeds");
             false
         }
     }
 }
 
-fn hunt_named(name: &str, seed: Option<u64>, trace: bool) -> (u64, u64) {
+fn hunt_named(name: &str, seed: Option<u64>, seeds: u64, trace: bool) -> (u64, u64) {
     let Some((name, plant)) = Plant::ALL.iter().find(|(known, _)| *known == name) else {
         let names: Vec<&str> = Plant::ALL.iter().map(|(name, _)| *name).collect();
         println!("FAILED: no planted fault has the name {name}; there are {names:?}");
         return (0, 1);
     };
     let found = match seed {
-        None => hunt(name, *plant),
+        None => hunt(name, *plant, seeds),
         Some(seed) => match run::run(seed, Some(*plant), trace).0 {
             Err(why) => {
                 report(seed, Some(name), &why);

@@ -40,6 +40,8 @@ pub struct Plan {
     pub reserved_slots: usize,
     /// Which topics and operations are frequent.
     pub mix: Mix,
+    /// Some clients take small packets only.
+    pub small_packets: bool,
     /// Largest padding of a payload.
     pub padding: u64,
     /// `mqtt.*`.
@@ -94,6 +96,7 @@ impl Plan {
             message_slots: *rng.pick(&[1, 1, 2, 3, 8, 64]),
             reserved_slots: *rng.pick(&[1, 1, 2, 8]),
             mix: *rng.pick(&MIXES),
+            small_packets: rng.percent(10),
             padding: *rng.pick(&[0, 40, 400]),
             mqtt: mqtt(rng),
             limits: limits(rng),

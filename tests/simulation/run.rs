@@ -70,7 +70,7 @@ impl World {
         self.settle("the watchers' SUBSCRIBE")?;
         for cluster in 0..clusters {
             for _ in 0..self.env.plan.clients {
-                let profile = Profile::draw(&mut self.env.rng);
+                let profile = Profile::draw(&mut self.env.rng, self.env.plan.small_packets);
                 let client = self.add_client(cluster, profile);
                 self.env.queue.push(self.env.now_us + 1, Event::Client(client));
             }
@@ -120,9 +120,10 @@ impl World {
             if explained.retained == 0 {
                 self.env.oracle.check_store(cluster, &store)?;
             }
-            if explained.reliable + explained.unreliable + explained.retained == 0 {
-                self.env.oracle.check_followers(cluster, &store)?;
-                self.env.oracle.check_continuity(cluster)?;
+            if explained.reliable + explained.retained == 0 {
+                let sheds_qos0 = explained.unreliable > 0;
+                self.env.oracle.check_followers(cluster, &store, sheds_qos0)?;
+                self.env.oracle.check_continuity(cluster, sheds_qos0)?;
             }
             self.judge_replay(cluster)?;
         }

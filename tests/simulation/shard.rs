@@ -173,7 +173,7 @@ impl ShardSim {
             return;
         }
         let Some(cause) = at.ended else { return };
-        if at.socket.is_empty() && (at.reading || closing) || cause == Cause::Error || closing {
+        if closing || cause == Cause::Error || at.socket.is_empty() && at.reading {
             at.socket.clear();
             self.gone(now, conn, cause, touched, env);
         }

@@ -51,15 +51,21 @@ impl Client {
         });
         self.lease.pipes.push(pipe);
         let will = self.draw_will(env);
-        let bytes = self.connect_bytes(env, clean, expiry_s, will);
+        let allowed = match self.profile.version {
+            Version::V5 => (*env.rng.pick(self.profile.receive_maxima), self.profile.packet_bytes),
+            _ => (u16::MAX, 0),
+        };
+        let bytes = self.connect_bytes(env, (clean, expiry_s), will, allowed);
         env.oracle.wills.connecting(self.at, env.now_us, &env.net);
         let receive_max = match self.profile.version {
             Version::V5 => usize::from(env.plan.mqtt.receive_max),
             _ => usize::MAX,
         };
-        self.conn = Some(Conn::new((pipe, self.serial), (clean, expiry_s), will, receive_max, env.now_us));
+        self.conn = Some(Conn::new((pipe, self.serial), (clean, expiry_s), will, (allowed, receive_max), env.now_us));
         self.ask(env, Awaits::Connack, 0, Vec::new());
-        env.trace(|| format!("{} connects ({pipe}), clean {clean}, expiry {expiry_s}, will {will:?}", self.id));
+        env.trace(|| {
+            format!("{} connects ({pipe}), clean {clean}, expiry {expiry_s}, will {will:?}, {allowed:?}", self.id)
+        });
         self.write(env, bytes);
         self.keep_alive(env, self.serial);
         if clean && !self.quiet && env.rng.percent(30) {
@@ -91,7 +97,13 @@ impl Client {
         Some(env.oracle.publishes.add(publish))
     }
 
-    fn connect_bytes(&mut self, env: &mut Env, clean: bool, expiry_s: u32, will: Option<u64>) -> Vec<u8> {
+    fn connect_bytes(
+        &mut self,
+        env: &mut Env,
+        (clean, expiry_s): (bool, u32),
+        will: Option<u64>,
+        allowed: (u16, u32),
+    ) -> Vec<u8> {
         let v5 = self.profile.version == Version::V5;
         let delay_s = if v5 { *env.rng.pick(&[0, 0, 1, 2]) } else { 0 };
         let payload = will.map(|number| env.oracle.publishes.payload(number)).unwrap_or_default();
@@ -110,7 +122,8 @@ impl Client {
         let mut properties = ConnectProperties::default();
         if v5 {
             properties.session_expiry_s = (expiry_s > 0).then_some(expiry_s);
-            properties.receive_maximum = self.profile.receive_max;
+            properties.receive_maximum = (allowed.0 < u16::MAX).then_some(allowed.0);
+            properties.maximum_packet_bytes = (allowed.1 > 0).then_some(allowed.1);
             properties.topic_alias_maximum = (self.profile.alias_max > 0).then_some(self.profile.alias_max);
         }
         let connect = Connect {
@@ -275,9 +288,10 @@ impl Conn {
         (pipe, serial): (usize, u64),
         (clean, expiry_s): (bool, u32),
         will: Option<u64>,
-        server_receive_max: usize,
+        (allowed, server_receive_max): ((u16, u32), usize),
         now_us: u64,
     ) -> Conn {
+        let (receive_max, packet_bytes) = allowed;
         Conn {
             pipe,
             serial,
@@ -287,6 +301,8 @@ impl Conn {
             clean,
             sent_us: now_us,
             expiry_s,
+            receive_max: usize::from(receive_max),
+            packet_bytes_max: if packet_bytes == 0 { usize::MAX } else { packet_bytes as usize },
             will,
             unread: Vec::new(),
             asked: Default::default(),

@@ -30,8 +30,10 @@ pub struct Profile {
     pub ack_delay_us: u64,
     /// Keep alive in seconds; it pings in time.
     pub keep_alive_s: u16,
-    /// Receive Maximum that it asks for.
-    pub receive_max: Option<u16>,
+    /// Receive Maximums that it asks for, one per connection.
+    pub receive_maxima: &'static [u16],
+    /// Maximum Packet Size that it asks for; 0: none.
+    pub packet_bytes: u32,
     /// Topic aliases that it takes.
     pub alias_max: u16,
     /// Session expiries that it asks for, in seconds.
@@ -142,6 +144,10 @@ pub struct Conn {
     pub clean: bool,
     pub sent_us: u64,
     pub expiry_s: u32,
+    /// What this client allows the broker.
+    pub receive_max: usize,
+    /// Largest packet that this client takes.
+    pub packet_bytes_max: usize,
     /// The will in the oracle.
     pub will: Option<u64>,
     pub unread: Vec<u8>,
@@ -172,7 +178,7 @@ enum Reply {
 
 impl Profile {
     /// Draws one.
-    pub fn draw(rng: &mut Rng) -> Profile {
+    pub fn draw(rng: &mut Rng, small_packets: bool) -> Profile {
         let version = *rng.pick(&[Version::V31, Version::V311, Version::V311, Version::V5, Version::V5, Version::V5]);
         Profile {
             version,
@@ -180,9 +186,10 @@ impl Profile {
             watcher: false,
             ack_delay_us: *rng.pick(&[0, 0, 1_000, 50_000, 600_000]),
             keep_alive_s: if rng.percent(30) { 30 } else { 0 },
-            receive_max: *rng.pick(&[None, None, Some(1), Some(2), Some(10)]),
+            receive_maxima: rng.pick::<&[u16]>(&[&[u16::MAX][..], &[u16::MAX], &[1], &[2], &[10], &[1, 3, 20]]),
+            packet_bytes: if small_packets { *rng.pick(&[0, 60, 300]) } else { 0 },
             alias_max: *rng.pick(&[0, 0, 1, 3]),
-            expiries: *rng.pick(&[&[7200][..], &[7200, u32::MAX], &[7200], &[0, 7200], &[1], &[0, 1, 3]]),
+            expiries: rng.pick::<&[u32]>(&[&[7200][..], &[7200, u32::MAX], &[7200], &[0, 7200], &[1], &[0, 1, 3]]),
         }
     }
 
@@ -194,7 +201,8 @@ impl Profile {
             watcher: true,
             ack_delay_us: 0,
             keep_alive_s: 0,
-            receive_max: None,
+            receive_maxima: &[u16::MAX],
+            packet_bytes: 0,
             alias_max: 0,
             expiries: &[u32::MAX],
         }

@@ -3,7 +3,7 @@
 
 use mqtt::{
     codec::{self, Ack, AckKind, Packet, Publish, encode},
-    types::{PacketId, Reason, Version},
+    types::{PacketId, Reason},
 };
 
 use super::{Awaits, Client, Reply};
@@ -29,6 +29,10 @@ impl Client {
                 Err(malformed) => return env.fail(&format!("{}: {malformed}", self.id)),
             };
             used += raw.total;
+            let most = self.conn.as_ref().map_or(0, |conn| conn.packet_bytes_max);
+            if raw.total > most {
+                return env.fail(&format!("{}: {} bytes, Maximum Packet Size {most}", self.id, raw.total));
+            }
             match codec::decode(self.profile.version, raw) {
                 Ok(packet) => self.heard(env, &packet),
                 Err(malformed) => return env.fail(&format!("{}: {malformed} in {:x?}", self.id, raw)),
@@ -118,8 +122,7 @@ impl Client {
             return false;
         }
         conn.unfinished.insert(packet, arrival.number);
-        let most =
-            usize::from(self.profile.receive_max.filter(|_| self.profile.version == Version::V5).unwrap_or(u16::MAX));
+        let most = conn.receive_max;
         if conn.unfinished.len() > most {
             let why = format!("{} unacknowledged, Receive Maximum {most}", conn.unfinished.len());
             env.fail(&format!("{}: {why}, with {arrival}", self.id));

@@ -10,8 +10,8 @@ use super::{Oracle, Verdict, publishes::Publish, retained::single_publisher, sub
 type History<'a> = Vec<(u64, &'a Publish)>;
 
 impl Oracle {
-    /// The final account of a cluster without sheds.
-    pub fn check_continuity(&self, cluster: usize) -> Verdict {
+    /// The final account of a cluster without sheds, but for QoS 0 if `sheds_qos0`.
+    pub fn check_continuity(&self, cluster: usize, sheds_qos0: bool) -> Verdict {
         let mut topics: BTreeMap<&str, History<'_>> = BTreeMap::new();
         for (number, publish) in self.publishes.iter() {
             if publish.retain && publish.cluster == cluster && single_publisher(&publish.topic) {
@@ -22,13 +22,13 @@ impl Oracle {
         topics.retain(|_, history| history.iter().all(|(_, p)| p.resent == 0));
         for session in self.epochs.iter().filter(|e| e.cluster == cluster) {
             for (topic, history) in &topics {
-                self.check_topic(session, topic, history)?;
+                self.check_topic(session, topic, history, sheds_qos0)?;
             }
         }
         Ok(())
     }
 
-    fn check_topic(&self, session: &Epoch, topic: &str, history: &History<'_>) -> Verdict {
+    fn check_topic(&self, session: &Epoch, topic: &str, history: &History<'_>, sheds_qos0: bool) -> Verdict {
         let Some(first) = session.matching(topic).next() else { return Ok(()) };
         let own = first.wanted.no_local && history.iter().any(|(_, p)| p.publisher == session.client);
         let Some(granted_us) = first.granted_us.filter(|_| first.wanted.handling == 0 && !first.shared && !own) else {
@@ -46,7 +46,7 @@ impl Oracle {
             ));
         }
         let reliable = |p: &Publish| p.qos.min(first.wanted.qos) > 0;
-        let uncut = session.connected_since(first.sent_us);
+        let uncut = !sheds_qos0 && session.connected_since(first.sent_us);
         // A session that is gone has seen everything up to the last that it saw.
         let last = history.iter().rev().find(|(number, p)| got(number) && reliable(p)).map_or(0, |(_, p)| p.order);
         for (number, p) in history.iter().filter(|(number, p)| p.order > oldest.order && !p.delete && !got(number)) {

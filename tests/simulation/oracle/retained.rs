@@ -70,13 +70,14 @@ impl Oracle {
     }
 
     /// A living session that has a subscription to a topic of one publisher has seen its final value last.
-    pub fn check_followers(&self, cluster: usize, store: &BTreeMap<String, Vec<u8>>) -> Verdict {
+    /// `sheds_qos0`: something may be missing of what has QoS 0.
+    pub fn check_followers(&self, cluster: usize, store: &BTreeMap<String, Vec<u8>>, sheds_qos0: bool) -> Verdict {
         for (topic, payload) in store.iter().filter(|(topic, _)| single_publisher(topic)) {
             let Some(number) = self.publishes.read(payload) else { continue };
             let publish = self.publishes.at(number);
             for session in self.epochs.iter().filter(|e| !e.ended && e.cluster == cluster) {
                 let follows = session.matching(topic).any(|s| {
-                    let uncut = session.connected_since(s.sent_us);
+                    let uncut = !sheds_qos0 && session.connected_since(s.sent_us);
                     let reliable = publish.qos.min(s.wanted.qos) > 0 || uncut;
                     let own = s.wanted.no_local && publish.publisher == session.client;
                     // Either it was there when the value was published, or the value was replayed to it.
