@@ -4,7 +4,7 @@
 
 use broker::{Settings, plant::Plant};
 use contract::{
-    config::{Limits, Link, Mqtt, Retainer},
+    config::{Config, Limits, Link, Mqtt, Retainer},
     ids::ShardId,
 };
 
@@ -24,8 +24,8 @@ pub struct Plan {
     pub operations: u64,
     /// Time between two operations of a client, at most.
     pub gap_us: u64,
-    /// One of so many turns takes long.
-    pub slow_turn_one_in: u64,
+    /// One of so many turns takes long, by shard.
+    pub slow_turn_one_in: Vec<u64>,
     /// How long such a turn takes, at most.
     pub slow_turn_us: u64,
     /// One way through the network, at most.
@@ -38,6 +38,8 @@ pub struct Plan {
     pub message_slots: usize,
     /// Slots for answers beside them.
     pub reserved_slots: usize,
+    /// Every CONNECT asks for a new session.
+    pub always_clean: bool,
     /// Which topics and operations are frequent.
     pub mix: Mix,
     /// Some clients take small packets only.
@@ -69,26 +71,31 @@ pub struct Mix {
     pub retained: u64,
 }
 
-/// Everything; mostly retained; mostly groups; mostly publishes.
-const MIXES: [Mix; 4] = [
+/// Everything; mostly retained, twice; mostly groups; mostly publishes.
+const MIXES: [Mix; 5] = [
     Mix { subscribe: 3, unsubscribe: 1, plain: 4, groups: 3, retained: 2 },
     Mix { subscribe: 5, unsubscribe: 4, plain: 1, groups: 0, retained: 8 },
+    RETAINED,
     Mix { subscribe: 3, unsubscribe: 2, plain: 1, groups: 8, retained: 1 },
     Mix { subscribe: 1, unsubscribe: 0, plain: 6, groups: 2, retained: 1 },
 ];
 
+/// Nothing but subscriptions and retained publishes.
+const RETAINED: Mix = Mix { subscribe: 7, unsubscribe: 2, plain: 0, groups: 0, retained: 10 };
+
 impl Plan {
     /// Draws the plan of a seed.
     pub fn draw(seed: u64, plant: Option<Plant>, rng: &mut Rng) -> Plan {
-        let clusters = if rng.percent(25) { 2 } else { 1 };
-        Plan {
+        let clusters = if rng.percent(20) { 2 } else { 1 };
+        let shards = *rng.pick(&[1, 2, 2, 2, 3, 3, 3, 3]);
+        let plan = Plan {
             seed,
             clusters,
-            shards: *rng.pick(&[1, 2, 2, 2, 3, 3, 3, 3]),
+            shards,
             clients: rng.between(5, 12) as usize / clusters,
-            operations: rng.between(800, 2_400),
+            operations: rng.between(1_600, 4_800),
             gap_us: *rng.pick(&[2_000, 10_000, 40_000, 300_000]),
-            slow_turn_one_in: *rng.pick(&[5, 20, 100]),
+            slow_turn_one_in: (0..shards).map(|_| *rng.pick(&[1, 5, 20, 100])).collect(),
             slow_turn_us: *rng.pick(&[300, 3_000, 30_000]),
             network_us: *rng.pick(&[100, 2_000, 40_000]),
             window: *rng.pick(&[200, 2_000, 100_000]),
@@ -96,12 +103,38 @@ impl Plan {
             message_slots: *rng.pick(&[1, 1, 2, 3, 8, 64]),
             reserved_slots: *rng.pick(&[1, 1, 2, 8]),
             mix: *rng.pick(&MIXES),
+            always_clean: false,
             small_packets: rng.percent(10),
             padding: *rng.pick(&[0, 40, 400]),
             mqtt: mqtt(rng),
             limits: limits(rng),
             retainer: retainer(rng),
             plant,
+        };
+        if rng.percent(40) { plan.race(rng) } else { plan }
+    }
+
+    /// Subscriptions race with retained publishes on three shards, in many short sessions, and nothing is
+    /// ever shed: whatever a subscriber misses shows.
+    fn race(self, rng: &mut Rng) -> Plan {
+        let config = Config::default();
+        Plan {
+            clusters: 1,
+            shards: 3,
+            clients: 10,
+            gap_us: 2_000,
+            network_us: 100,
+            window: 100_000,
+            unrest: 10,
+            always_clean: true,
+            small_packets: false,
+            mix: RETAINED,
+            slow_turn_one_in: (0..3).map(|_| *rng.pick(&[1, 1, 20])).collect(),
+            slow_turn_us: 3_000,
+            mqtt: Mqtt { queued_max: u32::MAX, queued_bytes_max: u64::MAX, ..self.mqtt },
+            limits: Limits { output_bytes_max: config.limits.output_bytes_max, ..self.limits },
+            retainer: config.retainer,
+            ..self
         }
     }
 

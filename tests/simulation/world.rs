@@ -352,7 +352,8 @@ impl World {
         sim.running = true;
         let env = &mut self.env;
         let now_us = env.now_us;
-        let slow = env.rng.one_in(env.plan.slow_turn_one_in);
+        let one_in = env.plan.slow_turn_one_in[usize::from(sim.at.1)];
+        let slow = env.rng.one_in(one_in);
         let lasts_us = if slow { env.rng.between(1, env.plan.slow_turn_us) } else { env.rng.between(1, 20) };
         env.queue.push(now_us + lasts_us, Event::TurnEnd(shard, now_us));
     }

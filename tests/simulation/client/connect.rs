@@ -26,7 +26,8 @@ impl Client {
         if racing {
             return env.queue.push(env.now_us + 5_000, Event::Connect(self.at, clean));
         }
-        let clean = clean || self.lease.must_be_clean || self.epoch.is_none() && env.rng.percent(30);
+        let always = env.plan.always_clean && !self.quiet;
+        let clean = clean || always || self.lease.must_be_clean || self.epoch.is_none() && env.rng.percent(30);
         // 3.x: the flag also says that the session ends with the connection.
         let expiry_s = match (self.profile.version, clean) {
             (Version::V5, _) => *env.rng.pick(self.profile.expiries),

@@ -65,7 +65,7 @@ impl Oracle {
             order::check(session, number, publish, arrival)?;
         }
         if seen != Seen::Again {
-            retained::arrived(session, number, publish);
+            retained::arrived(session, number, publish, arrival);
         }
         if publish.will {
             self.wills.arrived(number, now_us)?;

@@ -1,5 +1,5 @@
-//! Between what was replayed and what comes live nothing is missing: from the first value of a topic that a
-//! new subscription brings, every later one follows; and that first value is not older than what was
+//! Between what was replayed and what comes live nothing is missing: after the first value of a topic that is
+//! replayed to a new subscription, every later one follows; and that first value is not older than what was
 //! acknowledged before SUBSCRIBE was sent.
 
 use std::collections::BTreeMap;
@@ -34,8 +34,13 @@ impl Oracle {
         let Some(granted_us) = first.granted_us.filter(|_| first.wanted.handling == 0 && !first.shared && !own) else {
             return Ok(());
         };
+        if session.matching(topic).any(|s| s.wanted.retain_as_published) {
+            // Its live messages look like replayed ones.
+            return Ok(());
+        }
         let got = |number: &u64| session.got.contains_key(number);
-        let Some((_, oldest)) = history.iter().find(|(number, _)| got(number)) else { return Ok(()) };
+        let replayed = history.iter().find(|(number, _)| session.replayed.contains(number));
+        let Some((_, oldest)) = replayed else { return Ok(()) };
         let before = history.iter().rev().find(|(_, p)| p.acknowledged_us.is_some_and(|at_us| at_us < first.sent_us));
         let client = session.client;
         if let Some((number, newer)) = before.filter(|(_, newer)| newer.order > oldest.order) {

@@ -11,7 +11,10 @@ use super::{
 };
 
 /// Notes a retained publish that arrived, live or replayed.
-pub fn arrived(session: &mut Epoch, number: u64, publish: &Publish) {
+pub fn arrived(session: &mut Epoch, number: u64, publish: &Publish, arrival: &Arrival) {
+    if arrival.retain {
+        session.replayed.insert(number);
+    }
     if publish.retain {
         session.retained.insert(publish.topic.clone(), Some(number));
     }

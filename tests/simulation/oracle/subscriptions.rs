@@ -1,7 +1,7 @@
 //! What each session has subscribed to, with four times per subscription: asked, granted, given up, gone.
 //! Between granted and given up it surely exists; before asked and after gone it surely does not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{duplicates::Got, matches};
 
@@ -79,6 +79,8 @@ pub struct Epoch {
     pub heads: HashMap<usize, (u64, u64)>,
     /// The last retained publish received of each topic; `None`: its deletion.
     pub retained: HashMap<String, Option<u64>>,
+    /// What arrived with RETAIN.
+    pub replayed: HashSet<u64>,
     /// When its last connection ended.
     pub disconnected_us: u64,
 }
@@ -96,6 +98,7 @@ impl Epoch {
             got: HashMap::new(),
             heads: HashMap::new(),
             retained: HashMap::new(),
+            replayed: HashSet::new(),
             disconnected_us: 0,
         }
     }
