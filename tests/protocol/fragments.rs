@@ -107,6 +107,18 @@ fn single_bytes_survive_the_hand_over() {
 }
 
 #[test]
+fn a_megabyte_in_single_bytes_survives_the_hand_over() {
+    let id = client(1, "drizzle");
+    let topic = format!("drizzle/{id}");
+    let mut raw = node().raw();
+    let bytes = conversation(&id, &topic, V311, 1_050, 1_000);
+    let mut writer = raw.writer();
+    let writing = std::thread::spawn(move || bytes.iter().try_for_each(|byte| writer.write_all(&[*byte])));
+    expect_conversation(&mut raw, V311, 1_050, 1_000);
+    writing.join().expect("the writer does not panic").expect("the broker reads everything");
+}
+
+#[test]
 fn a_connect_cut_at_every_byte_is_put_together_again() {
     let id = client(2, "cut");
     let bytes = Connect::new(V5, &id).bytes();
