@@ -73,6 +73,64 @@ pub struct ShardReport {
     pub staged_bytes: u64,
     /// Messages that wait for their sessions.
     pub queued: u64,
+    /// Its log; none in `durability.mode = "none"`.
+    pub log: Option<LogReport>,
+}
+
+/// What a log takes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
+pub enum LogState {
+    /// Everything.
+    #[default]
+    Ok,
+    /// Only what makes the state smaller: the disk or `durability.bytes_max` is full.
+    Tight,
+    /// Nothing: it cannot be written, or is being written anew after that.
+    Detached,
+}
+
+impl LogState {
+    /// One word.
+    pub fn word(self) -> &'static str {
+        match self {
+            LogState::Ok => "ok",
+            LogState::Tight => "tight",
+            LogState::Detached => "detached",
+        }
+    }
+}
+
+/// How the log of one shard goes. Counts are since the start of the data plane.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct LogReport {
+    /// What it takes.
+    pub state: LogState,
+    /// Segments that a recovery would read.
+    pub segments: u64,
+    /// Bytes of all files.
+    pub disk_bytes: u64,
+    /// Bytes since the beginning of the last complete checkpoint.
+    pub since_checkpoint_bytes: u64,
+    /// Bytes that wait to be written.
+    pub pending_bytes: u64,
+    /// Writes: each is one group of batches.
+    pub commits: u64,
+    /// Flushes.
+    pub syncs: u64,
+    /// Batches written; a batch is what one turn of the shard recorded.
+    pub batches: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Most batches in one write.
+    pub commit_batches_max: u64,
+    /// Batches dropped because the log could not be written.
+    pub batches_dropped: u64,
+    /// Checkpoints that became complete.
+    pub checkpoints: u64,
+    /// Times that the log could no longer be written.
+    pub detachments: u64,
+    /// Operations that failed.
+    pub failures: u64,
 }
 
 /// One open listener.
@@ -116,10 +174,48 @@ pub struct CounterReport {
     pub value: u64,
 }
 
+/// Something that an operator should know of while it lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Alarm {
+    /// Its name, by which it is known for as long as it lasts.
+    pub name: &'static str,
+    /// A sentence for the operator.
+    pub message: &'static str,
+}
+
+impl Alarm {
+    /// Every alarm that there can be.
+    pub const ALL: [Alarm; 2] = [
+        Alarm {
+            name: "log_full",
+            message: "the disk or durability.bytes_max is full: messages for persistent sessions and retained messages are refused",
+        },
+        Alarm {
+            name: "log_detached",
+            message: "the log cannot be written: messages for persistent sessions and retained messages are refused",
+        },
+    ];
+}
+
 impl Report {
+    /// The alarms that are active, each with the shards that it is about.
+    pub fn alarms(&self) -> impl Iterator<Item = (Alarm, Vec<usize>)> {
+        Alarm::ALL.into_iter().zip([LogState::Tight, LogState::Detached]).filter_map(|(alarm, state)| {
+            let states = self.shards.iter().map(|shard| shard.log.as_ref().map(|log| log.state));
+            let shards: Vec<usize> =
+                states.enumerate().filter(|(_, found)| *found == Some(state)).map(|(shard, _)| shard).collect();
+            (!shards.is_empty()).then_some((alarm, shards))
+        })
+    }
+
     /// The value of a counter; 0 when there is none of that name.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.value)
+    }
+
+    /// What the worst of the logs takes; none if nothing is kept.
+    pub fn log(&self) -> Option<LogState> {
+        self.shards.iter().filter_map(|shard| shard.log.as_ref()).map(|log| log.state).max()
     }
 
     /// Sum of one value over the shards.

@@ -7,6 +7,7 @@ use alloc::{
 };
 
 use super::{
+    durability::Durability,
     knob::{Knob, shorten},
     limits::{Limits, Retainer},
     links::{AcceptKnobs, LinkKnobs, Own, SslKnobs},
@@ -26,6 +27,7 @@ pub(super) struct Group {
 pub(super) const GROUPS: &[Group] = &[
     group::<Node>(),
     group::<Dataplane>(),
+    group::<Durability>(),
     group::<Tcp>(),
     group::<Mqtt>(),
     group::<Limits>(),

@@ -85,6 +85,7 @@ impl<'a> Assembly<'a> {
             node: self.section_with("", Some(data_dir)),
             dataplane: self.section(""),
             listeners: self.listeners(),
+            durability: self.section(""),
             mqtt: self.section(""),
             limits: self.section(""),
             retainer: self.section(""),

@@ -4,6 +4,7 @@
 
 mod catalog;
 mod check;
+mod durability;
 mod knob;
 mod limits;
 mod links;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     catalog::knobs,
+    durability::{Durability, Mode},
     knob::{Apply, Bounds, Kind, Knob, Preset, Value},
     limits::{Limits, Retainer},
     links::{Accept, Cluster, LINKS_MAX, Link},
@@ -47,6 +49,8 @@ pub struct Config {
     pub dataplane: Dataplane,
     /// `listeners.*`, by name. The position is the listener's number.
     pub listeners: Vec<Listener>,
+    /// `durability.*`.
+    pub durability: Durability,
     /// `mqtt.*`.
     pub mqtt: Mqtt,
     /// `limits.*`.
@@ -71,6 +75,7 @@ impl Default for Config {
             node: Node::default(),
             dataplane: Dataplane::default(),
             listeners: [listener].into(),
+            durability: Durability::default(),
             mqtt: Mqtt::default(),
             limits: Limits::default(),
             retainer: Retainer::default(),

@@ -168,7 +168,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         ("listeners.ssl.default.bind = 8883", "unknown key listeners.ssl; the nearest known one is listeners.tcp"),
         (
             "nonsense = 1",
-            "unknown key nonsense; the sections are cluster, dashboard, dataplane, limits, listeners, log, mqtt, node, retainer",
+            "unknown key nonsense; the sections are cluster, dashboard, dataplane, durability, limits, listeners, log, mqtt, node, retainer",
         ),
         ("cluster.link = []", "unknown key cluster.link; the nearest known one is cluster.links"),
         ("mqtt.max_inflight.x = 1", "unknown key mqtt.max_inflight; "),
