@@ -8,7 +8,12 @@ use broker::{
     event::Event,
     surface::{Batch, ConnId, DialId, Input, Mailboxes, Output, Parked},
 };
-use contract::{config::Config, hash, ids::ShardId, time::Now};
+use contract::{
+    config::{Config, Durability, Mode},
+    hash,
+    ids::ShardId,
+    time::Now,
+};
 use mqtt::{
     codec::{Connect, ConnectProperties, SubscribeEntry, encode},
     types::{PacketId, Qos, RetainHandling, Version},
@@ -132,6 +137,7 @@ impl World {
                 mqtt,
                 limits: config.limits.clone(),
                 retainer: config.retainer.clone(),
+                durability: Durability { mode: Mode::None, ..config.durability.clone() },
                 links: Vec::new(),
                 seed: 1,
                 plant: None,

@@ -15,6 +15,8 @@ pub(crate) struct Conn {
     pub(crate) peer: SocketAddr,
     /// Bytes to send; the shell swaps it out.
     pub(crate) out: Vec<u8>,
+    /// What may leave of them, once something had to wait for the log.
+    pub(crate) held: Option<Box<Held>>,
     /// The shell was told of `out` and has not taken it.
     pub(crate) told: bool,
     /// Bytes received and not consumed: an incomplete packet, or everything while paused.
@@ -28,6 +30,74 @@ pub(crate) struct Conn {
     /// What deliveries need to know of an open client connection.
     pub(crate) wire: Wire,
     pub(crate) phase: Phase,
+}
+
+/// Output that may leave, while what was written behind it waits for the log.
+#[derive(Default)]
+pub(crate) struct Held {
+    free: Vec<u8>,
+    /// (place in `out`, batch): what stands there and behind it waits for that batch.
+    gates: VecDeque<(usize, u64)>,
+}
+
+impl Conn {
+    /// What stands at `at` in the output and behind it leaves when the batch `until` is kept. False: it waits for that
+    /// already.
+    pub(crate) fn hold(&mut self, at: usize, until: u64) -> bool {
+        let held = self.held.get_or_insert_default();
+        if held.gates.back().is_some_and(|(_, last)| *last >= until) {
+            return false;
+        }
+        if held.gates.is_empty() {
+            held.free.extend(self.out.drain(..at));
+            held.gates.push_back((0, until));
+        } else {
+            held.gates.push_back((at, until));
+        }
+        true
+    }
+
+    /// Everything up to this batch is kept.
+    pub(crate) fn release(&mut self, durable: u64) {
+        let Some(held) = &mut self.held else { return };
+        let before = held.gates.len();
+        while held.gates.front().is_some_and(|(_, until)| *until <= durable) {
+            held.gates.pop_front();
+        }
+        if held.gates.len() == before {
+            return;
+        }
+        let upto = held.gates.front().map_or(self.out.len(), |(at, _)| *at);
+        if held.free.is_empty() && upto == self.out.len() {
+            core::mem::swap(&mut held.free, &mut self.out);
+        } else {
+            held.free.extend(self.out.drain(..upto));
+        }
+        held.gates.iter_mut().for_each(|(at, _)| *at -= upto);
+    }
+
+    /// What may leave now; the rest follows.
+    pub(crate) fn sendable(&mut self) -> &mut Vec<u8> {
+        let Some(held) = &mut self.held else { return &mut self.out };
+        if held.gates.is_empty() {
+            if held.free.is_empty() {
+                return &mut self.out;
+            }
+            held.free.append(&mut self.out);
+        }
+        &mut held.free
+    }
+
+    /// The connection ends: what waits for the log never leaves. Gives the place of last words.
+    pub(crate) fn farewell(&mut self) -> &mut Vec<u8> {
+        if let Some(held) = &mut self.held
+            && let Some((at, _)) = held.gates.front()
+        {
+            self.out.truncate(*at);
+            held.gates.clear();
+        }
+        self.sendable()
+    }
 }
 
 /// The part of an open connection that every delivery reads, beside `out` in memory.
@@ -48,6 +118,8 @@ pub(crate) mod pause {
     pub(crate) const ACKS: u8 = 2;
     /// It does not read what we send.
     pub(crate) const OUTPUT: u8 = 4;
+    /// Too many of its publishes wait for the log.
+    pub(crate) const LOG: u8 = 8;
 }
 
 /// Where a connection stands.
@@ -73,6 +145,8 @@ pub(crate) struct Open {
     pub(crate) link: LinkAccess,
     /// It has sent route payloads: the owner of the link must hear when it ends.
     pub(crate) routes: Option<u16>,
+    /// Publishes that have not been routed, because the log does not have them yet.
+    pub(crate) deferred: u32,
     /// DISCONNECT 0x00 came: no will.
     pub(crate) goodbye: bool,
 }
@@ -168,6 +242,7 @@ impl Conns {
             listener,
             peer,
             out: Vec::new(),
+            held: None,
             told: false,
             unread: Vec::new(),
             paused: 0,

@@ -121,6 +121,20 @@ counters! {
     acks_waited,
     /// SUBACKs held back until every shard had the new interest.
     subacks_waited,
+    /// Sessions found in the log at the start.
+    session_restored,
+    /// Publishes repeated after a crash, because not every destination was known to have them.
+    publishes_repeated,
+    /// Times that the log could no longer be written.
+    log_detached,
+    /// Checkpoints begun: the log is compacted, or written anew.
+    log_checkpoints,
+    /// Answers refused because what they depend on cannot be kept.
+    log_waits_refused,
+    /// Connections closed because what their answers depend on was not kept in time (mqtt.obligation_timeout).
+    log_waits_timed_out,
+    /// Messages for persistent sessions or retained values refused because the log cannot take them (durability.*).
+    shed_log_full,
     /// Messages offered to the outlet of a link.
     link_matched,
     /// Messages sent to a remote.

@@ -18,6 +18,7 @@ use crate::{
     conn::{Conn, Conns, Phase, pause},
     counters::{Counter, Counters},
     frame::{Kept, Message, Pool},
+    journal::Journal,
     session::{Delivery, Sessions},
     subscriptions::{Options, Subscriptions},
     surface::Output,
@@ -96,6 +97,18 @@ pub(crate) struct Delivering<'a> {
     pub(crate) queue: QueueLimits,
     pub(crate) output_bytes_max: usize,
     pub(crate) kept: Option<Kept>,
+    pub(crate) journal: &'a mut Journal,
+    /// A persistent session was refused its delivery, because the log cannot take it.
+    pub(crate) refused: bool,
+}
+
+/// What became of a message on this shard.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Delivered {
+    /// Sessions that wanted it.
+    pub(crate) count: usize,
+    /// One of them is persistent, and the log cannot take it.
+    pub(crate) refused: bool,
 }
 
 impl Shard {
@@ -119,41 +132,45 @@ impl Shard {
             queue,
             output_bytes_max: self.settings.limits.output_bytes_max as usize,
             kept: None,
+            journal: &mut self.journal,
+            refused: false,
         };
         (delivering, &self.subscriptions)
     }
 
-    /// Delivers a live message to every session here that subscribed to it. Returns how many did.
-    pub(crate) fn deliver_here(&mut self, message: &Message<'_>, out: &mut impl Output) -> usize {
+    /// Delivers a live message to every session here that subscribed to it.
+    pub(crate) fn deliver_here(&mut self, message: &Message<'_>, out: &mut impl Output) -> Delivered {
         let mut found = core::mem::take(&mut self.found);
         found.clear();
         self.subscriptions.matching(message.topic, &mut found);
-        let count = match found[..] {
-            [] => 0,
-            [entry] => {
+        let delivered = match found[..] {
+            [] => Delivered::default(),
+            [entry] if !self.repeats(message) => {
                 let (mut delivering, subscriptions) = self.delivering();
                 let subscriptions = subscriptions.at(entry);
                 for subscription in subscriptions {
                     let ids: &[u32] = if subscription.id == 0 { &[] } else { &[subscription.id] };
                     delivering.live(subscription.session, subscription.options, ids, message, out);
                 }
-                delivering.finish();
-                subscriptions.len()
+                Delivered { count: subscriptions.len(), refused: delivering.finish() }
             }
             _ => self.deliver_overlapping(&found, message, out),
         };
         self.found = found;
-        count
+        delivered
     }
 
     /// Several filters match: each session gets one copy, with the highest QoS and all identifiers (3.3.4).
-    fn deliver_overlapping(&mut self, entries: &[u32], message: &Message<'_>, out: &mut impl Output) -> usize {
+    fn deliver_overlapping(&mut self, entries: &[u32], message: &Message<'_>, out: &mut impl Output) -> Delivered {
         let mut all = core::mem::take(&mut self.overlapping);
         all.clear();
         for &entry in entries {
             all.extend_from_slice(self.subscriptions.at(entry));
         }
         all.sort_unstable_by_key(|s| s.session);
+        if self.repeats(message) {
+            all.retain(|s| !self.took_session(message, s.session));
+        }
         let (mut delivering, _) = self.delivering();
         let mut count = 0;
         for same in all.chunk_by(|a, b| a.session == b.session) {
@@ -169,9 +186,9 @@ impl Shard {
             delivering.live(same[0].session, Options::new(qos, false, rap), &ids, message, out);
             count += 1;
         }
-        delivering.finish();
+        let refused = delivering.finish();
         self.overlapping = all;
-        count
+        Delivered { count, refused }
     }
 
     /// Sends what a session has queued, as far as its window and output allow.
@@ -217,6 +234,10 @@ impl Delivering<'_> {
             return;
         }
         let qos = options.qos().min(message.qos);
+        if qos != Qos::AtMostOnce && session.number != 0 && !self.journal.grows() {
+            self.refused = true;
+            return self.counters.one(Counter::shed_log_full);
+        }
         let conn = if session.online() { self.conns.at(session.conn) } else { None };
         let Some(conn) = conn else {
             return self.deliver_offline(index, qos, ids, message, retain);
@@ -235,15 +256,26 @@ impl Delivering<'_> {
             None
         } else {
             let kept = keep(&mut self.kept, self.pool, message, self.now.mono_us);
-            let delivery = Delivery { message: kept, qos, retain, ids: SmallVec::from_slice(ids) };
+            let place = session.next_place();
+            let delivery = Delivery { message: kept, qos, retain, ids: SmallVec::from_slice(ids), place };
             Some(session.state.outgoing.send(qos, delivery))
         };
+        let start = conn.out.len();
         if !write(conn, self.encoded, message, (qos, retain, id, false), ids) {
             self.counters.one(Counter::shed_too_large);
             if let Some(delivery) = id.and_then(|id| take_back(session, id)) {
                 self.pool.release(delivery.message);
             }
             return;
+        }
+        if session.number != 0
+            && let Some(id) = id
+            && let Some(delivery) = session.state.outgoing.last()
+        {
+            self.journal.slip(session.number, delivery, id.get());
+            if qos == Qos::ExactlyOnce {
+                self.journal.gate(conn, start, self.now.mono_us);
+            }
         }
         self.counters.one(Counter::messages_sent);
         tell(conn, out);
@@ -259,10 +291,14 @@ impl Delivering<'_> {
     fn enqueue(&mut self, index: u32, qos: Qos, ids: &[u32], message: &Message<'_>, retain: bool) {
         let kept = keep(&mut self.kept, self.pool, message, self.now.mono_us);
         let Some(session) = self.sessions.at(index) else { return };
-        let delivery = Delivery { message: kept, qos, retain, ids: SmallVec::from_slice(ids) };
-        if let Err(delivery) = session.state.enqueue(delivery, &self.queue) {
-            self.pool.release(delivery.message);
-            self.counters.one(Counter::shed_queue_full);
+        let place = session.next_place();
+        let delivery = Delivery { message: kept, qos, retain, ids: SmallVec::from_slice(ids), place };
+        match session.state.enqueue(delivery, &self.queue) {
+            Ok(delivery) => self.journal.slip(session.number, delivery, 0),
+            Err(delivery) => {
+                self.pool.release(delivery.message);
+                self.counters.one(Counter::shed_queue_full);
+            }
         }
     }
 
@@ -280,18 +316,32 @@ impl Delivering<'_> {
                 session.blocked = true;
                 break;
             }
-            let (counters, pool) = (&mut *self.counters, &mut *self.pool);
+            let (counters, pool, journal) = (&mut *self.counters, &mut *self.pool, &mut *self.journal);
+            let number = session.number;
             let next = session.state.next(now_us, conn.wire.send_max, |dead| {
                 counters.one(Counter::shed_expired);
+                journal.gone(number, &dead);
                 pool.release(dead.message);
             });
             let Some(delivery) = next else { break };
             let kept = delivery.message.clone();
             let (qos, retain, ids) = (delivery.qos, delivery.retain, delivery.ids.clone());
             let id = (qos != Qos::AtMostOnce).then(|| session.state.outgoing.send(qos, delivery));
+            let start = conn.out.len();
             self.encoded.forget();
-            if write(conn, self.encoded, &kept.message(now_us), (qos, retain, id, false), &ids) {
+            let written = write(conn, self.encoded, &kept.message(now_us), (qos, retain, id, false), &ids);
+            if let (Some(id), Some(delivery)) = (id, session.state.outgoing.last()) {
+                if written {
+                    self.journal.sent(index, number, delivery, id.get(), self.now);
+                } else {
+                    self.journal.gone(number, delivery);
+                }
+            }
+            if written {
                 self.counters.one(Counter::messages_sent);
+                if qos == Qos::ExactlyOnce && number != 0 {
+                    self.journal.gate(conn, start, now_us);
+                }
             } else {
                 self.counters.one(Counter::shed_too_large);
                 id.and_then(|id| take_back(session, id));
@@ -340,6 +390,7 @@ impl Delivering<'_> {
             }
             //= MQTT-3.1.2-25
             self.counters.one(Counter::shed_too_large);
+            self.journal.acked(session.number, id.get());
             if let Some(delivery) = take_back(session, id) {
                 self.pool.release(delivery.message);
             }
@@ -353,11 +404,14 @@ impl Delivering<'_> {
         self.finish();
     }
 
-    /// Gives the shared copy of the message back to the pool.
-    pub(crate) fn finish(&mut self) {
+    /// All who want the message at hand have it: records what has to be kept of it, and gives the shared copy back to
+    /// the pool. True: a persistent session was refused.
+    pub(crate) fn finish(&mut self) -> bool {
         if let Some(kept) = self.kept.take() {
+            self.journal.message(&kept, self.now);
             self.pool.release(kept);
         }
+        core::mem::take(&mut self.refused)
     }
 }
 
@@ -378,7 +432,7 @@ fn take_back(session: &mut crate::session::Session, id: PacketId) -> Option<Deli
 /// Tells the shell about output, once until it takes it.
 #[inline]
 pub(crate) fn tell(conn: &mut Conn, out: &mut impl Output) {
-    if !conn.told && !conn.out.is_empty() {
+    if !conn.told && !conn.sendable().is_empty() {
         conn.told = true;
         out.flush(conn.id);
     }

@@ -47,6 +47,13 @@ pub enum Event<'a> {
         /// Details, if any.
         detail: Cow<'a, str>,
     },
+    /// The log of a shard changed its state.
+    Log {
+        /// One sentence.
+        what: &'a str,
+        /// Details, if any.
+        detail: Cow<'a, str>,
+    },
     /// A named limit bit for the first time since it last did not.
     Limit {
         /// Key of the configuration.

@@ -169,7 +169,7 @@ impl Shard {
         let read = frame::read_message(&part)?;
         let qos = Qos::from_bits(flags & 3).ok_or(BadFrame::Field("qos"))?;
         let message = self.pool.keep(&read.message, now_us);
-        Ok(Delivery { message, qos, retain: flags & 4 != 0, ids })
+        Ok(Delivery { message, qos, retain: flags & 4 != 0, ids, place: 0 })
     }
 
     fn parse<'a>(&self, filter: &'a str) -> Result<Filter<'a>, BadFrame> {

@@ -12,6 +12,7 @@
 //! `must` holds flags that a reader has to understand; an unknown one is refused. `may` holds hints.
 
 use alloc::{rc::Rc, vec::Vec};
+use core::cell::Cell;
 
 use mqtt::types::Qos;
 
@@ -96,7 +97,7 @@ pub mod must {
 pub mod may {
     /// The message came over a link: it is never offered to an outlet.
     pub const FROM_LINK: u8 = 1;
-    /// At least one destination keeps it durably.
+    /// The shard of its publisher repeats it after a crash until every destination has taken it.
     pub const DURABLE: u8 = 2;
 }
 
@@ -147,6 +148,8 @@ pub struct Message<'a> {
     pub retain: bool,
     /// Came over a link.
     pub from_link: bool,
+    /// Its publisher's shard repeats it after a crash until every destination has taken it.
+    pub durable: bool,
     /// Topic name, valid.
     pub topic: &'a str,
     /// MQTT 5 properties that are passed on unchanged, in wire form.
@@ -193,7 +196,7 @@ pub fn put_message(out: &mut Vec<u8>, kind: Kind, must: u8, token: u64, groups: 
     head[0] = VERSION;
     head[1] = kind as u8;
     head[2] = must;
-    head[3] = if message.from_link { may::FROM_LINK } else { 0 };
+    head[3] = (u8::from(message.from_link) * may::FROM_LINK) | (u8::from(message.durable) * may::DURABLE);
     head[4..8].copy_from_slice(&(total as u32).to_le_bytes());
     head[8..12].copy_from_slice(&id.cluster.to_le_bytes());
     head[12..16].copy_from_slice(&id.node.to_le_bytes());
@@ -289,6 +292,7 @@ pub fn read_message<'a>(frame: &Frame<'a>) -> Result<MessageFrame<'a>, BadFrame>
             qos: Qos::from_bits(flags & 3).ok_or(BadFrame::Field("qos"))?,
             retain: flags & 4 != 0,
             from_link: frame.may & may::FROM_LINK != 0,
+            durable: frame.may & may::DURABLE != 0,
             topic,
             properties,
             payload,
@@ -376,6 +380,10 @@ pub struct KeptMessage {
     frame: Vec<u8>,
     /// Monotonic time in microseconds at which it expires; `u64::MAX`: never.
     pub expires_us: u64,
+    /// Its number in the log of this shard; 0: it is not there.
+    pub(crate) body: Cell<u64>,
+    /// The checkpoint that holds it.
+    pub(crate) checkpoint: Cell<u32>,
 }
 
 impl KeptMessage {
@@ -389,6 +397,11 @@ impl KeptMessage {
             expires_us => expires_us.saturating_sub(now_us).div_ceil(1000),
         };
         message
+    }
+
+    /// Appends its frame, with the life that remains at `now_us`.
+    pub(crate) fn put(&self, out: &mut Vec<u8>, now_us: u64) {
+        put_message(out, Kind::Message, 0, 0, &[], &self.message(now_us));
     }
 
     /// True when its life is over at `now_us`.
@@ -410,6 +423,7 @@ const EMPTY: Message<'static> = Message {
     qos: Qos::AtMostOnce,
     retain: false,
     from_link: false,
+    durable: false,
     topic: "",
     properties: &[],
     payload: &[],
@@ -438,12 +452,14 @@ impl Pool {
                 inner.frame.clear();
                 put_message(&mut inner.frame, Kind::Message, 0, 0, &[], message);
                 inner.expires_us = expires_us;
+                inner.body.set(0);
+                inner.checkpoint.set(0);
                 return kept;
             }
         }
         let mut frame = Vec::with_capacity(message_bytes(message));
         put_message(&mut frame, Kind::Message, 0, 0, &[], message);
-        Rc::new(KeptMessage { frame, expires_us })
+        Rc::new(KeptMessage { frame, expires_us, body: Cell::new(0), checkpoint: Cell::new(0) })
     }
 
     /// Takes back one holder's share; the last holder's buffer is recycled.
@@ -468,6 +484,7 @@ mod tests {
             qos: Qos::AtLeastOnce,
             retain: true,
             from_link: true,
+            durable: false,
             topic: "t/1",
             properties: &[1, 1],
             payload: b"hi",

@@ -6,15 +6,21 @@ use alloc::{boxed::Box, vec::Vec};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
-use mqtt::types::Qos;
+use mqtt::types::{Qos, Reason};
 use slab::Slab;
 
 use crate::{
     Shard,
     counters::Counter,
-    frame::{self, Kind, Message, MessageFrame, must},
+    deliver::Delivered,
+    frame::{self, Kept, Kind, Message, MessageFrame, MessageId, must},
     interest::Dest,
-    obligation::Wait,
+    journal::{
+        Again, Chosen, What,
+        record::{GROUP_STREAM, Stream},
+    },
+    obligation::{Outcome, Wait, Waiter},
+    plant::Plant,
     session::SessionId,
     subscriptions::{Change, Options, Subscription, Subscriptions},
     surface::Output,
@@ -31,6 +37,8 @@ pub(crate) struct Groups {
 }
 
 struct Group {
+    name: Box<str>,
+    filter: Box<str>,
     generation: u32,
     members: Vec<Member>,
     turn: usize,
@@ -44,6 +52,16 @@ pub(crate) struct Member {
     pub(crate) options: Options,
     pub(crate) id: u32,
     pub(crate) online: bool,
+}
+
+/// A message for a member on another shard that has not left.
+pub(crate) struct Given {
+    pub(crate) group: u32,
+    pub(crate) member: Member,
+    pub(crate) id: MessageId,
+    pub(crate) kept: Kept,
+    pub(crate) flags: u8,
+    pub(crate) token: u64,
 }
 
 /// What a member does; numbers are on the wire.
@@ -89,7 +107,14 @@ impl Groups {
             return (false, false);
         }
         self.generation = self.generation.wrapping_add(1).max(1);
-        let at = self.slab.insert(Group { generation: self.generation, members: alloc::vec![member], turn: 0 }) as u32;
+        let group = Group {
+            name: name.into(),
+            filter: filter.into(),
+            generation: self.generation,
+            members: alloc::vec![member],
+            turn: 0,
+        };
+        let at = self.slab.insert(group) as u32;
         self.by_name.insert(key, at);
         let entry = Subscription { session: at, id: 0, options: Options::default() };
         let (_, change, _) = self.index.insert(filter, entry);
@@ -175,10 +200,15 @@ impl Shard {
         }
     }
 
-    /// Gives a message to one member of each matching group that this shard owns. Returns how many groups.
-    pub(crate) fn deliver_groups(&mut self, message: &Message<'_>, wait: &mut Wait, out: &mut impl Output) -> usize {
+    /// Gives a message to one member of each matching group that this shard owns. Counts groups.
+    pub(crate) fn deliver_groups(
+        &mut self,
+        message: &Message<'_>,
+        wait: &mut Wait,
+        out: &mut impl Output,
+    ) -> Delivered {
         if self.groups.len() == 0 {
-            return 0;
+            return Delivered::default();
         }
         let mut entries = core::mem::take(&mut self.groups.scratch);
         entries.clear();
@@ -188,33 +218,121 @@ impl Shard {
             groups.extend(self.groups.index.at(entry).iter().map(|s| s.session));
         }
         self.groups.scratch = entries;
+        let repeats = self.repeats(message);
+        let mut refused = false;
         for &group in &groups {
+            if repeats && self.took_group(message, group) {
+                continue;
+            }
             let Some(member) = self.groups.choose(group, None) else { continue };
-            self.give(group, member, message, 0, wait, out);
+            refused |= self.give(group, member, message, wait, out);
         }
-        groups.len()
+        Delivered { count: groups.len(), refused }
     }
 
-    /// One message to one member, here or on its home shard.
+    /// Had the owner of this group taken a message before the crash?
+    fn took_group(&self, message: &Message<'_>, group: u32) -> bool {
+        let Some(group) = self.groups.slab.get(group as usize) else { return true };
+        let partition = contract::hash::partition_of_group(&group.name, &group.filter);
+        self.history.took(Stream::of(&message.id), message.id.sequence, partition)
+    }
+
+    /// One message to one member, here or on its home shard. True: refused, because the log cannot take it.
     fn give(
         &mut self,
         group: u32,
         member: Member,
         message: &Message<'_>,
-        flags: u8,
         wait: &mut Wait,
         out: &mut impl Output,
-    ) {
+    ) -> bool {
         self.counters.one(Counter::group_deliveries);
         if member.home == self.settings.shard.0 {
             return self.give_here(member, message, out);
         }
         if message.qos == Qos::AtMostOnce && self.hops.over(member.home) {
-            return self.counters.one(Counter::shed_hop_full);
+            self.counters.one(Counter::shed_hop_full);
+            return false;
+        }
+        if message.durable {
+            if !self.journal.grows() {
+                self.counters.one(Counter::shed_log_full);
+                return true;
+            }
+            let deadline_us = self.obligation_deadline_us();
+            let kept = self.pool.keep(message, self.now.mono_us);
+            let token = self.obligations.open(Waiter::Restored, deadline_us);
+            self.give_kept(group, member, kept, (0, None), token, out);
+            return false;
         }
         let deadline_us = self.obligation_deadline_us();
         let token = wait.one_more(&mut self.obligations, deadline_us);
-        self.send_group(group, member, message, flags, token);
+        if self.journal.deferred.is_empty() {
+            self.send_group(group, member, message, 0, token);
+        } else {
+            // Not before what was published before.
+            let kept = self.pool.keep(message, self.now.mono_us);
+            self.defer(What::Give(Given { group, member, id: message.id, kept, flags: 0, token }), out);
+        }
+        false
+    }
+
+    /// A message that is repeated after a crash goes to a member elsewhere: the choice is recorded, with a number of the
+    /// chooser's own stream, because a second choice overtakes what was chosen later.
+    fn give_kept(
+        &mut self,
+        group: u32,
+        member: Member,
+        kept: Kept,
+        (flags, before): (u8, Option<u64>),
+        token: u64,
+        out: &mut impl Output,
+    ) {
+        let Some(entry) = self.groups.slab.get(group as usize) else { return };
+        self.journal.group_sequence += 1;
+        let planted = before.filter(|_| self.planted(Plant::ChoiceKeepsNumber));
+        let sequence = planted.unwrap_or(self.journal.group_sequence);
+        let id = MessageId { stream: self.origin.stream | GROUP_STREAM, sequence, ..self.origin };
+        let stream = Stream::of(&id);
+        let chosen =
+            Chosen { group: entry.name.clone(), filter: entry.filter.clone(), home: member.home, kept: kept.clone() };
+        self.journal.chose(stream, sequence, chosen, self.now);
+        self.obligations.rebind(token, Waiter::Chosen { stream, sequence });
+        self.defer(What::Give(Given { group, member, id, kept, flags, token }), out);
+    }
+
+    /// A message for a member elsewhere leaves.
+    pub(crate) fn send_given(&mut self, given: Given) {
+        let Given { group, member, id, kept, flags, token } = given;
+        let message = Message { id, ..kept.message(self.now.mono_us) };
+        self.send_group(group, member, &message, flags, token);
+        self.pool.release(kept);
+    }
+
+    /// A choice was lost with a crash, or could not be kept by its member: another one.
+    pub(crate) fn regroup(&mut self, name: &str, filter: &str, kept: &Kept, out: &mut impl Output) {
+        let key = (Box::from(name), Box::from(filter));
+        let group = self.groups.by_name.get(&key).copied();
+        let chosen = group.and_then(|group| self.groups.choose(group, None).map(|member| (group, member)));
+        let Some((group, member)) = chosen else { return self.counters.one(Counter::shed_no_member) };
+        if member.home == self.settings.shard.0 {
+            let message = kept.message(self.now.mono_us);
+            self.give_here(member, &message, out);
+            return;
+        }
+        let deadline_us = self.obligation_deadline_us();
+        let token = self.obligations.open(Waiter::Restored, deadline_us);
+        self.give_kept(group, member, kept.clone(), (must::FINAL, None), token, out);
+    }
+
+    /// The member that was chosen has the message; or it is chosen again later.
+    pub(crate) fn chosen_settled(&mut self, stream: Stream, sequence: u64, outcome: Outcome) {
+        if outcome.reason.is_failure() {
+            return self.journal.again.push(Again::Chosen(stream, sequence));
+        }
+        if let Some(chosen) = self.journal.chosen_done(stream, sequence) {
+            self.pool.release(chosen.kept);
+        }
     }
 
     fn send_group(&mut self, group: u32, member: Member, message: &Message<'_>, flags: u8, token: u64) {
@@ -231,23 +349,24 @@ impl Shard {
         frame::put_message(bytes, Kind::GroupDelivery, flags, token, &words, message);
     }
 
-    fn give_here(&mut self, member: Member, message: &Message<'_>, out: &mut impl Output) {
+    fn give_here(&mut self, member: Member, message: &Message<'_>, out: &mut impl Output) -> bool {
         if self.sessions.get(member.session).is_none() {
-            return self.counters.one(Counter::shed_no_member);
+            self.counters.one(Counter::shed_no_member);
+            return false;
         }
         let own = [member.id];
         let ids = if member.id == 0 { &[][..] } else { &own[..] };
         let (mut delivering, _) = self.delivering();
         delivering.live(member.session.index, member.options, ids, message, out);
-        delivering.finish();
+        delivering.finish()
     }
 
-    /// A group delivery arrived at the member's home shard. True: it was taken (or shed under a name);
-    /// false: it went back to the owner, whose obligation stays open.
-    pub(crate) fn group_delivery(&mut self, from: u16, frame: &MessageFrame<'_>, out: &mut impl Output) -> bool {
+    /// A group delivery arrived at the member's home shard: it is taken, or shed under a name; or it goes back to the owner,
+    /// whose obligation stays open.
+    pub(crate) fn group_delivery(&mut self, from: u16, frame: &MessageFrame<'_>, out: &mut impl Output) {
         let Ok([group, generation, index, session_generation, options, id]) = frame.group_words() else {
             self.counters.one(Counter::frames_bad);
-            return true;
+            return self.send_done(from, frame.token, Outcome::MET, out);
         };
         let session = SessionId { index, generation: session_generation };
         let online = self.sessions.get(session).is_some_and(|s| s.online());
@@ -255,13 +374,20 @@ impl Shard {
             self.counters.one(Counter::group_returned);
             let words = [group, generation, index, session_generation, options, id];
             let bytes = self.hops.message(from);
-            frame::put_message(bytes, Kind::GroupReturned, 0, frame.token, &words, &frame.message);
-            return false;
+            return frame::put_message(bytes, Kind::GroupReturned, 0, frame.token, &words, &frame.message);
         }
+        let before = self.journal.position();
         let options = Options::from_bits(options as u8);
         let member = Member { home: self.settings.shard.0, session, options, id, online };
-        self.give_here(member, &frame.message, out);
-        true
+        let refused = self.give_here(member, &frame.message, out);
+        if !refused {
+            self.taken(&frame.message);
+        }
+        match refused {
+            true => self.send_done(from, frame.token, Outcome::refused(Reason::QuotaExceeded), out),
+            false if self.journal.position() != before => self.when_kept(from, frame.token),
+            false => self.send_done(from, frame.token, Outcome::MET, out),
+        }
     }
 
     /// A choice came back to the owner: another member, finally.
@@ -273,7 +399,16 @@ impl Shard {
             let member = if current { self.groups.choose(group, Some(tried)) } else { None };
             member.map(|member| (group, member))
         });
+        let mut kept = None;
+        if let Some(Waiter::Chosen { stream, sequence }) = self.obligations.waiter(frame.token) {
+            kept = self.journal.chosen_done(stream, sequence).map(|chosen| (chosen.kept, sequence));
+        }
         match chosen {
+            Some((group, member)) if member.home != self.settings.shard.0 && kept.is_some() => {
+                if let Some((kept, before)) = kept {
+                    self.give_kept(group, member, kept, (must::FINAL, Some(before)), frame.token, out);
+                }
+            }
             Some((group, member)) if member.home != self.settings.shard.0 => {
                 self.send_group(group, member, &frame.message, must::FINAL, frame.token);
             }

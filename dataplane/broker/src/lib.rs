@@ -16,8 +16,10 @@ mod groups;
 mod hop;
 pub mod index;
 pub mod interest;
+pub mod journal;
 mod lifecycle;
 mod link_inbound;
+mod link_journal;
 mod links;
 mod mail;
 mod obligation;
@@ -38,11 +40,11 @@ mod rig;
 #[cfg(test)]
 mod tests;
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 
 use ahash::RandomState;
 use contract::{
-    config::{Limits, Link, Mqtt, Retainer},
+    config::{Durability, Limits, Link, Mqtt, Retainer},
     hash,
     ids::ShardId,
     time::Now,
@@ -57,6 +59,7 @@ use crate::{
     groups::Groups,
     hop::Hops,
     interest::Interest,
+    journal::{History, Journal, Restoring, Standing},
     links::Links,
     obligation::Obligations,
     plant::Plant,
@@ -87,6 +90,8 @@ pub struct Settings {
     pub limits: Limits,
     /// `retainer.*`.
     pub retainer: Retainer,
+    /// `durability.*`.
+    pub durability: Durability,
     /// `cluster.links`, at most [`interest::LINKS_MAX`].
     pub links: Vec<Link>,
     /// Seed of the in-memory tables: random per process, fixed in simulation. The same on all shards.
@@ -123,6 +128,11 @@ pub struct Shard {
     pub(crate) replays_waiting: Vec<u32>,
     pub(crate) next_query: u32,
     pub(crate) groups: Groups,
+    pub(crate) journal: Journal,
+    pub(crate) standing: Standing,
+    pub(crate) restoring: Option<Box<Restoring>>,
+    /// What was taken before a crash.
+    pub(crate) history: Arc<History>,
     pub(crate) links: Links,
     /// Connections of outlets that have new output.
     pub(crate) links_dirty: Vec<ConnId>,
@@ -160,6 +170,8 @@ impl Shard {
         let retained_limits = RetainedLimits::from(&settings.retainer);
         let mut hops = Hops::new(me, shards, limits.hop_batch_bytes as usize, limits.staged_bytes_max as usize);
         hops.plant_newest_first = cfg!(feature = "plant") && settings.plant == Some(Plant::StagedOutOfOrder);
+        let mut journal = Journal::new(me, shards, &settings.durability);
+        journal.plant_ungated = cfg!(feature = "plant") && settings.plant == Some(Plant::PacketIdAfterSend);
         Shard {
             now: Now { mono_us: 0, wall_ms: 0 },
             counters: Counters::default(),
@@ -175,6 +187,10 @@ impl Shard {
             replays_waiting: Vec::new(),
             next_query: 0,
             groups: Groups::new(seed, shapes_max),
+            journal,
+            standing: Standing::Ready,
+            restoring: None,
+            history: Arc::default(),
             links: Links::new(&settings),
             links_dirty: Vec::new(),
             wheel: Wheel::new(0),
@@ -221,6 +237,8 @@ impl Shard {
             Input::Dialed { dial, conn } => self.link_dialed(dial, conn, out),
             Input::DialFailed { dial, reason } => self.link_dial_failed(dial, reason, out),
             Input::View(view) => self.view(view),
+            Input::Logged(status) => self.logged(&status, out),
+            Input::Replay => self.replay(out),
             Input::Drain => self.drain(out),
         }
     }
@@ -275,6 +293,7 @@ impl Shard {
             staged_bytes: self.hops.staged_bytes() as u64,
             replays: (self.replays.len() + self.retained.cursors()) as u64,
             waiting_subscribes: self.barrier.waiting() as u64,
+            log_unconfirmed_bytes: self.journal.unconfirmed_bytes(),
         }
     }
 
@@ -322,4 +341,6 @@ pub struct Gauges {
     pub replays: u64,
     /// SUBSCRIBEs whose SUBACK waits.
     pub waiting_subscribes: u64,
+    /// Bytes that the log has not confirmed.
+    pub log_unconfirmed_bytes: u64,
 }

@@ -23,7 +23,8 @@ use crate::{
     event::Event,
     frame::Message,
     groups::Act,
-    obligation::Wait,
+    journal::What,
+    obligation::{Wait, Waiter},
     plant::Plant,
     publish::LINK_PREFIX,
     session::{OFFLINE, SessionId},
@@ -134,6 +135,10 @@ impl Shard {
     fn open(&mut self, id: ConnId, connect: &Connect<'_>, client: &str, assigned: Option<&str>, out: &mut impl Output) {
         let grant = self.grant();
         let protocol = Connection::open(connect, &grant);
+        if let Some((reason, why)) = self.log_refuses_connect(client, &protocol) {
+            return self.refuse_connect(id, connect, reason, why, out);
+        }
+        let before = self.journal.position();
         let (session, present) = self.attach_session(connect, client, &protocol, out);
         let link = match self.conns.get(id) {
             Some(conn) => {
@@ -150,10 +155,23 @@ impl Shard {
             if let Some(will) = &mut state.state.will {
                 will.delay_s = will.delay_s.min(self.settings.mqtt.will_delay_max_s);
             }
+            let persistent = state.state.persistent() || state.state.will.is_some();
+            if state.number == 0 && persistent && self.journal.grows() {
+                state.number = self.journal.number_session();
+            }
+            if state.number != 0 {
+                let (expiry_s, will) = (state.state.expiry_s, state.state.will.as_deref());
+                self.journal.opened(state.number, client, expiry_s, will);
+            }
         }
+        let recorded = self.journal.position() != before;
         self.counters.one(Counter::client_connected);
         let mono_us = self.now.mono_us;
         let Some(conn) = self.conns.get(id) else { return };
+        if recorded {
+            let at = conn.out.len();
+            self.journal.gate(conn, at, mono_us);
+        }
         let connack = self.settings.connack(connect, &protocol, assigned, present);
         encode::connack(&mut conn.out, connect.version, &connack);
         conn.wire = Wire {
@@ -165,7 +183,8 @@ impl Shard {
         out.event(Event::Connected { client, peer: conn.peer, version: connect.version.level(), resumed: present });
         let keep_alive_us = protocol.keep_alive_ms * 1000;
         let acks = Acks::default();
-        conn.phase = Phase::Open(Box::new(Open { session, protocol, acks, link, routes: None, goodbye: false }));
+        conn.phase =
+            Phase::Open(Box::new(Open { session, protocol, acks, link, routes: None, deferred: 0, goodbye: false }));
         // The time for CONNECT is over; without a keep alive there is no other deadline.
         conn.timer_us = u64::MAX;
         tell(conn, out);
@@ -175,6 +194,21 @@ impl Shard {
         }
         if present {
             self.resume_session(session, out);
+        }
+    }
+
+    /// A session that cannot be kept is not promised.
+    fn log_refuses_connect(&self, client: &str, protocol: &Connection) -> Option<(Reason, &'static str)> {
+        if self.journal.grows() {
+            return None;
+        }
+        let kept = self.sessions.find(client).and_then(|id| self.sessions.get(id)).is_some_and(|s| s.number != 0);
+        match (kept, protocol.session_expiry_s > 0) {
+            (true, _) if !self.journal.writable() => {
+                Some((Reason::ServerUnavailable, "the log cannot be written, so its session cannot change"))
+            }
+            (false, true) => Some((Reason::QuotaExceeded, "the log cannot take another persistent session")),
+            _ => None,
         }
     }
 
@@ -227,7 +261,7 @@ impl Shard {
         let id = conn.id;
         if conn.wire.v5 {
             let with = DisconnectProps::default();
-            encode::disconnect(&mut conn.out, Version::V5, Reason::SessionTakenOver, &with);
+            encode::disconnect(conn.farewell(), Version::V5, Reason::SessionTakenOver, &with);
         }
         self.leave(id, "taken over by another connection", out);
         if let Some(conn) = self.conns.get(id) {
@@ -293,7 +327,7 @@ impl Shard {
         let peer = conn.peer;
         if conn.wire.v5 {
             //= MQTT-4.13.1-1
-            encode::disconnect(&mut conn.out, Version::V5, misbehaved.reason, &DisconnectProps::default());
+            encode::disconnect(conn.farewell(), Version::V5, misbehaved.reason, &DisconnectProps::default());
         }
         let client = match &conn.phase {
             Phase::Open(open) => self.sessions.get(open.session).map(|s| s.client.clone()),
@@ -360,6 +394,8 @@ impl Shard {
             s => now_us + u64::from(s) * 1_000_000,
         };
         let (ends_us, will) = (session.ends_us, session.state.will.is_some());
+        let due_ms = if will { self.now.wall_of_us(session.will_due_us) } else { 0 };
+        self.journal.left(session.number, self.now.wall_of_us(ends_us), due_ms);
         let shared = session.shared.clone();
         for shared in &shared {
             self.tell_group(Act::Offline, open.session, shared, 0, out);
@@ -383,6 +419,7 @@ impl Shard {
         self.publish_will(id, out);
         self.unsubscribe_all(id, out);
         let Some(mut session) = self.sessions.remove(id) else { return };
+        self.journal.ended(session.number);
         let mut lost = 0;
         for delivery in session.state.undelivered() {
             lost += 1;
@@ -408,21 +445,33 @@ impl Shard {
         }
         session.will_due_us = 0;
         let Some(will) = session.state.will.take() else { return };
-        let publisher = session.client_hash;
+        let (publisher, number) = (session.client_hash, session.number);
         self.counters.one(Counter::wills_published);
+        // It fires once, whatever happens meanwhile.
+        let durable = number != 0 && self.journal.grows();
         let message = Message {
-            id: self.next_id(will.qos != Qos::AtMostOnce || will.retain),
+            id: self.next_id(will.qos != Qos::AtMostOnce || will.retain || durable),
             stamp: 0,
             expiry_ms: will.expiry_s.map_or(u64::MAX, |s| u64::from(s) * 1000),
             publisher,
             qos: will.qos,
             retain: will.retain,
             from_link: false,
+            durable,
             topic: &will.topic,
             properties: &will.properties,
             payload: &will.payload,
         };
-        self.route(&message, &mut Wait::nobody(), None, out);
+        if !durable {
+            self.route(&message, &mut Wait::nobody(), None, out);
+            return;
+        }
+        let (stream, sequence) = self.record_publish(&message, number, 0);
+        let waiter = Waiter::Repeated { stream, sequence, session: None, packet: 0, restoring: false };
+        let kept = self.pool.keep(&message, self.now.mono_us);
+        let deadline_us = self.obligation_deadline_us();
+        let token = self.obligations.open(waiter, deadline_us);
+        self.defer(What::Publish { from: None, waiter: Some(waiter), token, kept }, out);
     }
 
     /// A deadline of a session has come: its will, its end, or a later one of them.
@@ -472,7 +521,7 @@ impl Shard {
             let Some(conn) = self.conns.get(id) else { continue };
             if conn.wire.v5 && matches!(conn.phase, Phase::Open(_)) {
                 let with = DisconnectProps::default();
-                encode::disconnect(&mut conn.out, Version::V5, Reason::ServerShuttingDown, &with);
+                encode::disconnect(conn.farewell(), Version::V5, Reason::ServerShuttingDown, &with);
             }
             self.link_goodbye(id);
             self.leave(id, "this node is stopping", out);
@@ -492,6 +541,7 @@ impl Shard {
 pub(crate) fn close(conn: &mut Conn, out: &mut impl Output) {
     conn.phase = Phase::Closing;
     conn.unread = Vec::new();
+    conn.farewell();
     out.close(conn.id);
 }
 

@@ -133,12 +133,12 @@ impl Shard {
         let mut wait = match (publish.packet_id, PacketId::new(1)) {
             // A heartbeat has QoS 0 and no acknowledgement, but its refusal has to come back, too.
             (None, Some(packet)) => {
-                Wait::new(Waiter::Publish { conn: id, ack: u64::MAX, session, packet, qos2: false })
+                Wait::new(Waiter::Publish { conn: id, ack: u64::MAX, session, packet, qos2: false, unfinished: None })
             }
             _ => self.wait_for(id, session, publish),
         };
         if owner != me {
-            let token = wait.one_more(&mut self.obligations, deadline_us);
+            let token = self.route_token(&mut wait, deadline_us, out);
             self.send_route(owner, id, token, &route);
             if self.hops.over(owner) {
                 self.pause(id, pause::HOP, out);
@@ -149,13 +149,21 @@ impl Shard {
         }
         match self.take_route((me, id), link, &route, out) {
             Took::Accepted => {
-                let token = wait.one_more(&mut self.obligations, deadline_us);
+                let token = self.route_token(&mut wait, deadline_us, out);
                 self.acknowledge(id, session, publish, &Routed { matched: false, refused: false, token }, out);
                 self.after_barrier(Behind::Report { shard: me, token }, out);
                 Ok(())
             }
             Took::Refused(outcome) => Err(Misbehaved { reason: outcome.reason, why: "the link protocol" }),
         }
+    }
+
+    /// The obligation of a route payload: nobody subscribes to it, and its acknowledgement says so, as EMQX's does.
+    fn route_token(&mut self, wait: &mut Wait, deadline_us: u64, out: &mut impl Output) -> u64 {
+        let token = wait.one_more(&mut self.obligations, deadline_us);
+        self.obligations.more(token);
+        self.report(token, Outcome { reason: Reason::NoMatchingSubscribers, disconnect: false }, out);
+        token
     }
 
     /// The same payload, sent by the connection's home shard to this one, the owner of the link.
@@ -264,6 +272,7 @@ impl Shard {
             qos: Qos::AtLeastOnce,
             retain: false,
             from_link: true,
+            durable: false,
             topic: &answer.topic,
             properties: &properties,
             payload: &answer.payload,
@@ -271,8 +280,14 @@ impl Shard {
         self.route(&message, &mut Wait::nobody(), None, out);
     }
 
-    /// What a remote wants has changed: spread to every shard of this node.
+    /// What a remote wants has changed: kept, and spread to every shard of this node.
     fn remote_interest(&mut self, link: u16, changes: &[(String, bool)]) {
+        self.record_wanted(link, changes);
+        self.spread_interest(link, changes);
+    }
+
+    /// Every shard of this node hears what a remote wants.
+    pub(crate) fn spread_interest(&mut self, link: u16, changes: &[(String, bool)]) {
         for (filter, add) in changes {
             let dest = Dest::Link(link);
             if *add {
@@ -341,6 +356,7 @@ impl Shard {
                     // The flag survives for Retain As Published; nothing is stored over this wire.
                     retain: inbound.retain,
                     from_link: !self.planted(Plant::LinkEcho),
+                    durable: false,
                     topic: inbound.topic.as_str(),
                     properties: &properties,
                     payload: inbound.payload,
@@ -365,7 +381,7 @@ impl Shard {
     }
 }
 
-fn owned(change: Interest<'_>) -> (String, bool) {
+pub(crate) fn owned(change: Interest<'_>) -> (String, bool) {
     match change {
         Interest::Add(filter) => (filter.into(), true),
         Interest::Remove(filter) => (filter.into(), false),

@@ -18,7 +18,6 @@ use link::{
     outlet::{self, Offered, Outlet, Shed},
     requester::{self, Requester, Standing},
     session::Session as RouteSession,
-    wire,
 };
 use mqtt::types::Qos;
 
@@ -28,9 +27,10 @@ use crate::{
     counters::Counter,
     deliver::tell,
     event::Event,
-    frame::{self, BadFrame, Fields, Frame, Kind, Message, put_blob, put_text},
+    frame::{self, BadFrame, Fields, Frame, Kind, Message, MessageId, put_blob, put_text},
     interest::Dest,
     lifecycle::close,
+    link_journal::{Orphans, forwarded},
     publish::LINK_PREFIX,
     subscriptions::{Options, Subscription, Subscriptions},
     surface::{ConnId, DialId, LinkStatus, Output},
@@ -52,6 +52,7 @@ pub(crate) struct Links {
     refresh_us: u64,
     /// Something happened since the counters were refreshed.
     stale: bool,
+    pub(crate) orphans: Orphans,
 }
 
 /// One configured link.
@@ -61,7 +62,9 @@ pub(crate) struct OneLink {
     pub(crate) inlet: Inlet,
     /// Filters that the remote wants, as its owner shard told: what a message is compared with before it leaves.
     wants: Subscriptions,
-    outlet: Outlet,
+    pub(crate) outlet: Outlet,
+    /// Places from this one on were given after the running checkpoint began.
+    pub(crate) checkpoint_until: u64,
     outlet_conn: Option<ConnId>,
     requester: Option<Requester>,
     requester_conn: Option<ConnId>,
@@ -112,6 +115,7 @@ impl Links {
             found: Vec::new(),
             refresh_us: 0,
             stale: true,
+            orphans: Orphans::default(),
         }
     }
 
@@ -175,6 +179,7 @@ impl OneLink {
             inlet: Inlet::new(config.enable, config.topics.clone(), levels_max, limits),
             wants: Subscriptions::new(settings.seed, shapes_max),
             outlet: Outlet::new(outlet),
+            checkpoint_until: 0,
             outlet_conn: None,
             requester: (owns && config.enable).then(|| Requester::new(route)),
             requester_conn: None,
@@ -258,25 +263,26 @@ impl Shard {
         }
         self.links.stale = true;
         self.counters.one(Counter::link_matched);
-        let expiry_s = (message.expiry_ms != u64::MAX).then(|| message.expiry_ms.div_ceil(1000));
-        let forwarded = wire::Message {
-            id: message_id(message, self.sequence),
-            qos: message.qos,
-            from: client,
-            retain: message.retain,
-            topic: message.topic,
-            payload: message.payload,
-            timestamp_ms: self.now.wall_ms,
-            properties: message.properties,
-            message_expiry_s: expiry_s.map(|s| u32::try_from(s).unwrap_or(u32::MAX)),
-        };
+        let kept = message.qos != Qos::AtMostOnce;
+        if kept && !self.journal.grows() {
+            self.counters.one(Counter::shed_log_full);
+            return Some(false);
+        }
+        // QoS 0 messages have no place in the stream; the position in time tells them apart well enough for a trace.
+        let sequence = if kept { message.id.sequence } else { self.sequence };
+        let message = Message { id: MessageId { sequence, ..message.id }, ..*message };
+        let forwarded = forwarded(&message, client, self.now.wall_ms);
         let conn = one.outlet_conn.and_then(|id| self.conns.get(id));
         let out = conn.map_or(&mut one.spare, |conn| &mut conn.out);
         let offered = one.outlet.offer(self.now.mono_us, &forwarded, out);
         if let Some(id) = one.outlet_conn {
             self.links_dirty.push(id);
         }
-        Some(matches!(offered, Offered::Taken { .. }))
+        let Offered::Taken { place, .. } = offered else { return Some(false) };
+        if kept {
+            self.journal.outlet(&one.config.name, place, client, &message, self.now.wall_ms);
+        }
+        Some(true)
     }
 
     /// A filter of this node begins or ends to interest one of its shards: the links that this shard owns ask for it.
@@ -368,6 +374,7 @@ impl Shard {
                 tell(conn, out);
             }
         }
+        self.links_kept(out);
     }
 
     fn link_role_turn(&mut self, at: u16, role: Role, out: &mut impl Output) {
@@ -378,6 +385,10 @@ impl Shard {
             Role::Requester if !one.asks() => return,
             Role::Requester => one.requester_conn.is_none(),
         };
+        if !one.config.enable && role == Role::Outlet {
+            // It may have been enabled in an earlier life.
+            one.outlet.expire(now_us);
+        }
         if !one.config.enable || self.draining && idle {
             return;
         }
@@ -427,7 +438,7 @@ impl Shard {
         for one in &self.links.all {
             let requester = one.requester.as_ref().filter(|_| one.asks()).and_then(Requester::deadline);
             let forwarder = one.forwarder.as_ref().and_then(Forwarder::deadline);
-            let outlet = one.config.enable.then(|| one.outlet.deadline()).flatten();
+            let outlet = if one.config.enable { one.outlet.deadline() } else { one.outlet.expires() };
             for due in [requester, forwarder, outlet].into_iter().flatten() {
                 earliest = earliest.min(due);
             }
@@ -550,9 +561,10 @@ impl Shard {
     /// This node stops: a DISCONNECT, because a bare close makes EMQX lose what is unacknowledged.
     pub(crate) fn link_goodbye(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
+        let kept = self.journal.on() && self.journal.writable();
         for one in &mut self.links.all {
             if one.outlet_conn == Some(id) {
-                one.outlet.stop(&mut conn.out);
+                one.outlet.stop(kept, &mut conn.out);
             }
             if one.requester_conn == Some(id)
                 && let Some(requester) = &mut one.requester
@@ -590,7 +602,7 @@ impl Shard {
         counters.set(Counter::shed_link_expired, of(&[Shed::TooOld, Shed::Expired]));
         counters.set(Counter::shed_link_too_large, of(&[Shed::TooLarge, Shed::TooLargeForRemote]));
         counters.set(Counter::shed_link_refused, of(&[Shed::RefusedByRemote, Shed::BadProperties]));
-        counters.set(Counter::shed_link_stopped, of(&[Shed::Stopped]));
+        counters.set(Counter::shed_link_stopped, of(&[Shed::Stopped]) + self.links.orphans.shed);
     }
 
     /// A frame about links from another shard.
@@ -627,16 +639,4 @@ impl Shard {
         put_blob(bytes, publish.correlation_data.unwrap_or(&[]));
         frame::finish(bytes, start);
     }
-}
-
-/// 16 bytes that name a message to EMQX: the stream it comes from, and its place there. QoS 0 messages have no
-/// place; their own payload's position in time tells them apart well enough for a trace.
-fn message_id(message: &Message<'_>, sequence: u64) -> [u8; 16] {
-    let id = message.id;
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&id.node.to_be_bytes());
-    bytes[4..8].copy_from_slice(&(id.incarnation ^ id.stream.rotate_left(16)).to_be_bytes());
-    let place = if message.qos == Qos::AtMostOnce { sequence } else { id.sequence };
-    bytes[8..].copy_from_slice(&place.to_be_bytes());
-    bytes
 }

@@ -51,6 +51,9 @@ impl Shard {
         // What was held back may have gone to an outlet.
         self.tell_links(out);
         self.continue_replays();
+        self.refuse_unkept(out);
+        self.restoring_turn();
+        self.checkpoint_turn();
         let mut drained = core::mem::take(&mut self.drained);
         let staged = self.hops.publish(mail, &mut drained);
         self.barrier.fresh = false;
@@ -61,6 +64,7 @@ impl Shard {
         self.drained = drained;
         busy |= !self.resumed.is_empty() || !self.retained.queries.is_empty();
         let mut deadline_us = self.wheel.deadline_us().min(self.retained.deadline_us()).min(self.links_deadline_us());
+        deadline_us = deadline_us.min(self.checkpoint_deadline_us());
         if staged {
             deadline_us = deadline_us.min(now.mono_us + STAGED_RETRY_US);
         }
@@ -82,15 +86,17 @@ impl Shard {
             self.due = due;
             let mut late = Vec::new();
             self.obligations.overdue(now_us, &mut late);
-            for waiter in late {
-                self.counters.one(Counter::obligations_timed_out);
-                self.settle(waiter, Outcome::refused(Reason::QuotaExceeded), out);
+            for token in late {
+                self.obligation_overdue(token, out);
             }
+            self.sweep_gates();
+            self.choose_again(out);
         }
         if now_us >= self.retained.deadline_us() {
             self.retained.expire(now_us, &mut self.pool);
         }
-        if self.obligations.len() > 0 && !self.sweep_armed {
+        let waits = self.obligations.len() > 0 || !self.journal.gated.is_empty() || !self.journal.again.is_empty();
+        if waits && !self.sweep_armed {
             self.sweep_armed = true;
             self.wheel.arm(now_us + SWEEP_US, Timer::Sweep);
         }
@@ -204,9 +210,7 @@ impl Shard {
             Kind::GroupDelivery => {
                 self.counters.one(Counter::hops_received);
                 let read = frame::read_message(frame)?;
-                if self.group_delivery(from, &read, out) {
-                    self.send_done(from, read.token, Outcome::MET, out);
-                }
+                self.group_delivery(from, &read, out);
             }
             Kind::GroupReturned if self.planted(Plant::GroupReturnLost) => {
                 let token = frame::read_message(frame)?.token;
@@ -241,21 +245,40 @@ impl Shard {
     fn frame_message(&mut self, from: u16, frame: &Frame<'_>, out: &mut impl Output) -> Result<(), BadFrame> {
         self.counters.one(Counter::hops_received);
         let read = frame::read_message(frame)?;
+        let before = self.journal.position();
+        let mut refused = false;
+        if self.took_repeated(&read.message) {
+            self.send_done(from, read.token, Outcome::MET, out);
+            return Ok(());
+        }
         if read.must & must::STORE != 0 {
-            self.retained.take(&read.message, self.now, &mut self.pool, &mut self.counters);
+            refused |= self.keep_retained(&read.message);
         }
         if read.must & must::DELIVER != 0 {
-            self.deliver_here(&read.message, out);
+            refused |= self.deliver_here(&read.message, out).refused;
         }
         let mut wait = match read.token {
             0 => Wait::nobody(),
             token => Wait::new(Waiter::Relay { shard: from, token }),
         };
         if read.must & must::GROUPS != 0 {
-            self.deliver_groups(&read.message, &mut wait, out);
+            refused |= self.deliver_groups(&read.message, &mut wait, out).refused;
         }
-        if wait.token == 0 {
-            self.send_done(from, read.token, Outcome::MET, out);
+        if !refused {
+            self.taken(&read.message);
+        }
+        let recorded = self.journal.position() != before;
+        if recorded && wait.token != 0 {
+            // The owner's part of a group message is in our log, the rest is with the member.
+            self.obligations.more(wait.token);
+            self.when_kept(self.settings.shard.0, wait.token);
+        }
+        match (refused, wait.token) {
+            (true, 0) => self.send_done(from, read.token, Outcome::refused(Reason::QuotaExceeded), out),
+            (true, token) => self.obligations.refuse(token, Outcome::refused(Reason::QuotaExceeded)),
+            (false, 0) if recorded && !self.planted(Plant::DoneBeforeLog) => self.when_kept(from, read.token),
+            (false, 0) => self.send_done(from, read.token, Outcome::MET, out),
+            (false, _) => {}
         }
         Ok(())
     }
@@ -306,13 +329,14 @@ impl Shard {
     pub fn output(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
         let conn = self.conns.get(id)?;
         conn.told = false;
-        self.counters.add(Counter::bytes_sent, conn.out.len() as u64);
+        let bytes = conn.sendable().len();
+        self.counters.add(Counter::bytes_sent, bytes as u64);
         if let Phase::Open(open) = &conn.phase
             && let Some(session) = self.sessions.get_mut(open.session)
             && core::mem::take(&mut session.blocked)
         {
             self.to_pump.push(open.session.index);
         }
-        Some(&mut conn.out)
+        Some(conn.sendable())
     }
 }

@@ -8,17 +8,42 @@ use alloc::vec::Vec;
 use mqtt::types::{PacketId, Reason};
 use slab::Slab;
 
-use crate::{session::SessionId, surface::ConnId};
+use crate::{journal::record::Stream, session::SessionId, surface::ConnId};
 
 /// Who waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Waiter {
     /// A client's PUBLISH: its acknowledgement has this number on its connection.
-    Publish { conn: ConnId, ack: u64, session: SessionId, packet: PacketId, qos2: bool },
+    /// `unfinished`: it is repeated after a crash.
+    Publish {
+        conn: ConnId,
+        ack: u64,
+        session: SessionId,
+        packet: PacketId,
+        qos2: bool,
+        unfinished: Option<(Stream, u64)>,
+    },
     /// Another shard's obligation, which this shard took on as owner of a group or link.
     Relay { shard: u16, token: u64 },
     /// A SUBSCRIBE, by its key in the table of waiting subscribes, for one of its entries.
     Subscribe { key: u32, entry: u32 },
+    /// The member that was chosen for a message of a group which this shard has in its log.
+    Chosen { stream: Stream, sequence: u64 },
+    /// A publish of an earlier life, or a will. `restoring`: the shard is not ready before.
+    Repeated { stream: Stream, sequence: u64, session: Option<SessionId>, packet: u16, restoring: bool },
+    /// The groups that restored sessions have joined.
+    Restored,
+}
+
+impl Waiter {
+    /// The publish that is repeated after a crash until this is settled.
+    pub(crate) fn unfinished(self) -> Option<(Stream, u64)> {
+        match self {
+            Waiter::Publish { unfinished, .. } => unfinished,
+            Waiter::Repeated { stream, sequence, .. } => Some((stream, sequence)),
+            _ => None,
+        }
+    }
 }
 
 /// How an obligation ended.
@@ -87,7 +112,7 @@ impl Obligations {
     /// One report came. The last one gives the waiter and the outcome: the first refusal, or success.
     pub(crate) fn report(&mut self, token: u64, outcome: Outcome) -> Option<(Waiter, Outcome)> {
         let open = self.get(token)?;
-        if open.outcome == Outcome::MET {
+        if !open.outcome.reason.is_failure() && outcome != Outcome::MET {
             open.outcome = outcome;
         }
         open.missing -= 1;
@@ -98,15 +123,32 @@ impl Obligations {
         Some((open.waiter, open.outcome))
     }
 
-    /// Removes those that are past their deadline and appends who waited for them to `due`.
-    pub(crate) fn overdue(&mut self, now_us: u64, due: &mut Vec<Waiter>) {
-        self.slab.retain(|_, open| {
-            let late = open.deadline_us <= now_us;
-            if late {
-                due.push(open.waiter);
-            }
-            !late
-        });
+    /// A destination refuses: the waiter will hear of it, whatever the others report.
+    pub(crate) fn refuse(&mut self, token: u64, outcome: Outcome) {
+        if let Some(open) = self.get(token)
+            && !open.outcome.reason.is_failure()
+        {
+            open.outcome = outcome;
+        }
+    }
+
+    /// Appends the tokens of those that are past their deadline.
+    pub(crate) fn overdue(&self, now_us: u64, due: &mut Vec<u64>) {
+        let late = self.slab.iter().filter(|(_, open)| open.deadline_us <= now_us);
+        due.extend(late.map(|(at, open)| token(at, open.generation)));
+    }
+
+    /// Gives an obligation up.
+    pub(crate) fn remove(&mut self, token: u64) -> Option<Waiter> {
+        self.get(token)?;
+        Some(self.slab.remove(token as u32 as usize).waiter)
+    }
+
+    /// Gives an obligation more time.
+    pub(crate) fn postpone(&mut self, token: u64, deadline_us: u64) {
+        if let Some(open) = self.get(token) {
+            open.deadline_us = deadline_us;
+        }
     }
 
     fn get(&mut self, token: u64) -> Option<&mut Open> {
@@ -133,6 +175,13 @@ impl Wait {
 
     pub(crate) fn new(waiter: Waiter) -> Wait {
         Wait { waiter: Some(waiter), token: 0 }
+    }
+
+    /// The publish is repeated after a crash until it is settled.
+    pub(crate) fn unfinished(&mut self, publish: (Stream, u64)) {
+        if let Some(Waiter::Publish { unfinished, .. }) = &mut self.waiter {
+            *unfinished = Some(publish);
+        }
     }
 
     /// The token for one more destination; 0 when nobody waits.
@@ -175,7 +224,8 @@ mod tests {
         obligations.overdue(9, &mut due);
         assert_eq!(due, []);
         obligations.overdue(10, &mut due);
-        assert_eq!(due, [WAITER]);
+        assert_eq!(due, [old]);
+        assert_eq!(obligations.remove(old), Some(WAITER));
         let new = obligations.open(WAITER, 20);
         assert_ne!(old, new);
         assert_eq!(obligations.report(old, Outcome::MET), None);

@@ -221,8 +221,10 @@ impl Shard {
             Packet::Pubrec(ack) => self.packet_pubrec(id, version, session, ack, out),
             Packet::Pubrel(ack) => self.packet_pubrel(id, version, session, ack.packet_id, out),
             Packet::Pubcomp(ack) => {
-                if let Some(session) = self.sessions.get_mut(session) {
-                    session.state.outgoing.pubcomp(ack.packet_id);
+                if let Some(session) = self.sessions.get_mut(session)
+                    && session.state.outgoing.pubcomp(ack.packet_id)
+                {
+                    self.journal.acked(session.number, ack.packet_id.get());
                 }
                 self.pump(session.index, out);
             }
@@ -238,6 +240,9 @@ impl Shard {
     fn packet_puback(&mut self, id: SessionId, ack: &Ack<'_>, out: &mut impl Output) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if let Some(delivery) = session.state.outgoing.puback(ack.packet_id) {
+            if delivery.recorded() {
+                self.journal.acked(session.number, ack.packet_id.get());
+            }
             self.pool.release(delivery.message);
         }
         if session.state.queued() > 0 || session.state.outgoing.owes() {
@@ -256,18 +261,21 @@ impl Shard {
         let Some(state) = self.sessions.get_mut(session) else { return };
         let reason = match state.state.outgoing.pubrec(ack.packet_id, ack.reason.is_failure()) {
             Pubrec::Release(delivery) => {
+                self.journal.received(state.number, ack.packet_id.get());
                 self.pool.release(delivery.message);
                 Reason::Success
             }
             Pubrec::Again => Reason::Success,
             //= MQTT-4.3.3-4
             Pubrec::Refused(delivery) => {
+                self.journal.acked(state.number, ack.packet_id.get());
                 self.pool.release(delivery.message);
                 return self.pump(session.index, out);
             }
             Pubrec::Unknown => Reason::PacketIdNotFound,
         };
         let packet = ack.packet_id;
+        self.gate(id, session);
         self.answer(id, out, |bytes| encode::ack(bytes, version, encode::AckKind::Pubrel, packet, reason));
     }
 
@@ -280,9 +288,24 @@ impl Shard {
         out: &mut impl Output,
     ) {
         let known = self.sessions.get_mut(session).is_some_and(|s| s.state.incoming.release(packet));
+        if known && let Some(session) = self.sessions.get(session) {
+            self.journal.released(session.number, packet.get());
+        }
+        self.gate(id, session);
         let reason = if known { Reason::Success } else { Reason::PacketIdNotFound };
         //= MQTT-4.3.3-11
         self.answer(id, out, |bytes| encode::ack(bytes, version, encode::AckKind::Pubcomp, packet, reason));
+    }
+
+    /// What is written to a connection from now on leaves when what was recorded so far is kept, if its session is.
+    pub(crate) fn gate(&mut self, id: ConnId, session: SessionId) {
+        if self.journal.on()
+            && self.sessions.get(session).is_some_and(|session| session.number != 0)
+            && let Some(conn) = self.conns.get(id)
+        {
+            let at = conn.out.len();
+            self.journal.gate(conn, at, self.now.mono_us);
+        }
     }
 
     /// Writes an answer that waits for nothing. A client that asks and does not read is not read either.

@@ -30,6 +30,16 @@ pub enum Plant {
     StagedOutOfOrder,
     /// The will of a connection that said goodbye is published.
     WillAfterGoodbye,
+    /// PUBACK and PUBREC leave without waiting for the log of this shard.
+    AckBeforeLog,
+    /// Another shard reports a message before its log has it.
+    DoneBeforeLog,
+    /// A destination does not record how far it took a stream.
+    WatermarkMissing,
+    /// A refused group choice keeps its old number in the chooser's stream.
+    ChoiceKeepsNumber,
+    /// What waits for the log leaves at once: CONNACK, SUBACK, PUBREL, PUBCOMP, and QoS 2 PUBLISH before its packet id is kept.
+    PacketIdAfterSend,
 }
 
 impl Plant {
@@ -48,5 +58,10 @@ impl Plant {
         ("outlet_forgets", Plant::OutletForgets),
         ("staged_out_of_order", Plant::StagedOutOfOrder),
         ("will_after_goodbye", Plant::WillAfterGoodbye),
+        ("ack_before_log", Plant::AckBeforeLog),
+        ("done_before_log", Plant::DoneBeforeLog),
+        ("watermark_missing", Plant::WatermarkMissing),
+        ("choice_keeps_number", Plant::ChoiceKeepsNumber),
+        ("packet_id_after_send", Plant::PacketIdAfterSend),
     ];
 }

@@ -19,11 +19,13 @@ use crate::{
     Shard,
     conn::{Ack, pause},
     counters::Counter,
-    deliver::tell,
+    deliver::{Delivered, tell},
     frame::{self, Kind, Message, MessageId, must},
+    journal::{Again, Unfinished, What, record::Stream},
     links::LinksTook,
     obligation::{Outcome, Wait, Waiter},
     plant::Plant,
+    retained::Taken,
     session::SessionId,
     surface::{ConnId, Output},
 };
@@ -109,8 +111,7 @@ impl Shard {
                 return self.refuse_publish(id, publish, Reason::NotAuthorized, out);
             }
         }
-        self.publish_from(id, session, publish, topic, out);
-        Ok(())
+        self.publish_from(id, session, publish, topic, out)
     }
 
     /// A legal PUBLISH on an ordinary topic.
@@ -121,13 +122,19 @@ impl Shard {
         publish: &Publish<'_>,
         topic: &str,
         out: &mut impl Output,
-    ) {
+    ) -> Result<(), Misbehaved> {
         if let (Qos::ExactlyOnce, Some(packet)) = (publish.qos, publish.packet_id)
             && self.publish_again(id, session, packet, out)
         {
-            return;
+            return Ok(());
         }
-        let publisher = self.sessions.get(session).map_or(0, |s| s.client_hash);
+        let (publisher, number) = self.sessions.get(session).map_or((0, 0), |s| (s.client_hash, s.number));
+        // The publisher comes back after a crash and asks what became of it.
+        let durable = publish.qos == Qos::ExactlyOnce && number != 0;
+        if durable && !self.journal.grows() {
+            self.counters.one(Counter::shed_log_full);
+            return self.refuse_publish(id, publish, Reason::QuotaExceeded, out);
+        }
         let mut properties = core::mem::take(&mut self.properties);
         properties.clear();
         if !publish.properties.raw.is_empty() {
@@ -141,14 +148,41 @@ impl Shard {
             qos: publish.qos,
             retain: publish.retain,
             from_link: false,
+            durable,
             topic,
             properties: &properties,
             payload: publish.payload,
         };
         let mut wait = self.wait_for(id, session, publish);
-        let routed = self.route(&message, &mut wait, Some(id), out);
+        if durable {
+            let packet = publish.packet_id.map_or(0, PacketId::get);
+            wait.unfinished(self.record_publish(&message, number, packet));
+        }
+        let routed = if durable || self.conns.open(id).is_some_and(|open| open.deferred > 0) {
+            self.defer_publish(id, &message, &mut wait, out)
+        } else {
+            self.route(&message, &mut wait, Some(id), out)
+        };
         self.properties = properties;
         self.acknowledge(id, session, publish, &routed, out);
+        Ok(())
+    }
+
+    /// Routes a publish when the log has it, and everything that its connection sent before it.
+    fn defer_publish(&mut self, id: ConnId, message: &Message<'_>, wait: &mut Wait, out: &mut impl Output) -> Routed {
+        let kept = self.pool.keep(message, self.now.mono_us);
+        let deadline_us = self.obligation_deadline_us();
+        let token = wait.one_more(&mut self.obligations, deadline_us);
+        self.defer(What::Publish { from: Some(id), waiter: wait.waiter, token, kept }, out);
+        Routed { matched: true, refused: false, token }
+    }
+
+    /// Records a publish that is repeated after a crash until every destination has taken it.
+    pub(crate) fn record_publish(&mut self, message: &Message<'_>, session: u64, packet: u16) -> (Stream, u64) {
+        let (stream, sequence) = (Stream::of(&message.id), message.id.sequence);
+        let kept = self.pool.keep(message, self.now.mono_us);
+        self.journal.publish(Unfinished { session, packet, kept }, self.now);
+        (stream, sequence)
     }
 
     /// Who waits for this publish, and under which number.
@@ -157,7 +191,7 @@ impl Shard {
             return Wait::nobody();
         };
         let qos2 = publish.qos == Qos::ExactlyOnce;
-        Wait::new(Waiter::Publish { conn: id, ack: open.acks.next_number(), session, packet, qos2 })
+        Wait::new(Waiter::Publish { conn: id, ack: open.acks.next_number(), session, packet, qos2, unfinished: None })
     }
 
     /// A QoS 2 PUBLISH whose id is known is not routed again; its PUBREC is, if it is due.
@@ -178,7 +212,11 @@ impl Shard {
         self.counters.one(Counter::duplicates_suppressed);
         let Some(open) = self.conns.open(id) else { return true };
         let ack = open.acks.next_number();
-        let waiter = Waiter::Publish { conn: id, ack, session, packet, qos2: true };
+        let unfinished = match state {
+            Receiving::Open(token) => self.obligations.waiter(token).and_then(Waiter::unfinished),
+            Receiving::Accepted => None,
+        };
+        let waiter = Waiter::Publish { conn: id, ack, session, packet, qos2: true, unfinished };
         let still_open = match state {
             // Sent again on the same connection: the one PUBREC that is on its way answers both.
             Receiving::Open(token) if matches!(self.obligations.waiter(token), Some(Waiter::Publish { conn, .. }) if conn == id) =>
@@ -213,13 +251,16 @@ impl Shard {
         out: &mut impl Output,
     ) -> Routed {
         let me = self.settings.shard.0;
+        let before = self.journal.position();
         let wanted = self.interest.wanted(message.topic);
+        let taken = self.took_repeated(message);
+        let mut refused = false;
         let mut store = 0u128;
         // What a link brings is not stored: the remote's retained values are its own.
         if message.retain && !message.from_link {
             let owner = hash::owner_shard(hash::partition_of_topic(message.topic), self.settings.shards).0;
             if owner == me {
-                self.retained.take(message, self.now, &mut self.pool, &mut self.counters);
+                refused |= !taken && self.keep_retained(message);
             } else {
                 store = 1 << owner;
             }
@@ -233,17 +274,94 @@ impl Shard {
                 flag(wanted.shards, must::DELIVER) | flag(store, must::STORE) | flag(wanted.groups, must::GROUPS);
             self.hop(to, flags, message, wait, from, out);
         }
-        let groups = self.deliver_groups(message, wait, out);
-        let here = self.deliver_here(message, out);
-        let links = match message.from_link {
+        let (groups, here) = match taken {
+            true => (Delivered::default(), Delivered::default()),
+            false => (self.deliver_groups(message, wait, out), self.deliver_here(message, out)),
+        };
+        // Outlets of this shard took a repeated publish when it was published.
+        let links = match message.from_link || self.repeats(message) {
             true => LinksTook::default(),
             false => self.offer_links(wanted.links, message, from),
         };
-        let matched = (wanted.shards | wanted.groups) != 0 || groups + here + links.taken > 0;
+        refused |= groups.refused || here.refused;
+        if !refused {
+            self.taken(message);
+        }
+        let matched = (wanted.shards | wanted.groups) != 0 || groups.count + here.count + links.taken > 0;
         if !matched && links.shed == 0 && !message.retain {
             self.counters.one(Counter::messages_without_subscribers);
         }
-        Routed { matched, refused: !matched && links.shed > 0, token: wait.token }
+        refused |= !matched && links.shed > 0;
+        // What this shard keeps of it, it keeps before the acknowledgement leaves.
+        if wait.waiter.is_some() && self.journal.position() != before {
+            let deadline_us = self.obligation_deadline_us();
+            let token = wait.one_more(&mut self.obligations, deadline_us);
+            if !self.planted(Plant::AckBeforeLog) {
+                self.when_kept(me, token);
+            } else {
+                self.report(token, Outcome::MET, out);
+            }
+        }
+        if refused && wait.token != 0 {
+            self.obligations.refuse(wait.token, Outcome::refused(Reason::QuotaExceeded));
+        }
+        Routed { matched, refused, token: wait.token }
+    }
+
+    /// Is this a publish of an earlier life of this node?
+    #[inline]
+    pub(crate) fn repeats(&self, message: &Message<'_>) -> bool {
+        message.durable && message.id.incarnation != self.origin.incarnation && message.id.node == self.origin.node
+    }
+
+    /// A message that is repeated after a crash is here, and in the same batch of the log what this shard keeps of it.
+    pub(crate) fn taken(&mut self, message: &Message<'_>) {
+        if !message.durable || self.planted(Plant::WatermarkMissing) {
+            return;
+        }
+        let (stream, sequence) = (Stream::of(&message.id), message.id.sequence);
+        self.journal.watermark(stream, sequence);
+        if self.repeats(message) {
+            self.journal.repeated.insert((stream, sequence));
+        }
+    }
+
+    /// Did this shard take a message of an earlier life since its start? Another shard had refused it, so it comes again.
+    pub(crate) fn took_repeated(&self, message: &Message<'_>) -> bool {
+        self.repeats(message) && self.journal.repeated.contains(&(Stream::of(&message.id), message.id.sequence))
+    }
+
+    /// Had the shard that was home of this session taken a message before the crash?
+    pub(crate) fn took_session(&mut self, message: &Message<'_>, session: u32) -> bool {
+        let Some(session) = self.sessions.at(session) else { return true };
+        let partition = hash::partition_of_client(&session.client);
+        self.history.took(Stream::of(&message.id), message.id.sequence, partition)
+    }
+
+    /// The owner of a topic takes a retained publish. True: refused, because the log cannot take it.
+    pub(crate) fn keep_retained(&mut self, message: &Message<'_>) -> bool {
+        let partition = hash::partition_of_topic(message.topic);
+        if self.repeats(message) && self.history.took(Stream::of(&message.id), message.id.sequence, partition) {
+            return false;
+        }
+        if !message.payload.is_empty() && !self.journal.grows() {
+            self.counters.one(Counter::shed_log_full);
+            return message.qos != Qos::AtMostOnce;
+        }
+        match self.retained.take(message, self.now, &mut self.pool, &mut self.counters) {
+            Taken::Stored(kept) => self.journal.retained(kept, self.now),
+            Taken::Deleted(stamp) => self.journal.retained_gone(stamp, message.topic),
+            Taken::Nothing => {}
+        }
+        false
+    }
+
+    /// Reports on an obligation of a shard (of this one, too) when what was recorded so far is kept.
+    pub(crate) fn when_kept(&mut self, shard: u16, token: u64) {
+        let until = self.journal.until();
+        if token != 0 {
+            self.journal.waits.push_back((until, shard, token));
+        }
     }
 
     /// One hop, and the brake on who causes it.
@@ -289,13 +407,16 @@ impl Shard {
             let state = if routed.token == 0 { Receiving::Accepted } else { Receiving::Open(routed.token) };
             session.state.incoming.set(packet, state);
         }
-        let reason = match (routed.matched, routed.refused) {
-            (true, _) => Reason::Success,
-            (false, true) => Reason::QuotaExceeded,
+        let reason = match (routed.refused, routed.matched) {
+            (true, _) => Reason::QuotaExceeded,
+            (false, true) => Reason::Success,
             (false, false) => Reason::NoMatchingSubscribers,
         };
         let ready = (routed.token == 0).then_some(reason);
         let Some(open) = self.conns.open(id) else { return };
+        if refused && open.protocol.version != Version::V5 {
+            return self.misbehaved(id, Misbehaved { reason, why: "a refused publish" }, out);
+        }
         open.acks.push(Ack { packet, qos2, ready });
         let too_many = open.acks.len() >= open.protocol.receive_max();
         if ready.is_none() {
@@ -351,7 +472,7 @@ impl Shard {
     /// A destination reports on an obligation.
     pub(crate) fn report(&mut self, token: u64, outcome: Outcome, out: &mut impl Output) {
         if let Some((waiter, outcome)) = self.obligations.report(token, outcome) {
-            if outcome != Outcome::MET {
+            if outcome.reason.is_failure() {
                 self.counters.one(Counter::obligations_refused);
             }
             self.settle(waiter, outcome, out);
@@ -361,9 +482,17 @@ impl Shard {
     /// The waiter of an obligation gets its answer.
     pub(crate) fn settle(&mut self, waiter: Waiter, outcome: Outcome, out: &mut impl Output) {
         match waiter {
-            Waiter::Publish { conn, ack, session, packet, qos2 } => {
+            Waiter::Publish { conn, ack, session, packet, qos2, unfinished } => {
+                if let Some((stream, sequence)) = unfinished {
+                    self.publish_finished(stream, sequence);
+                }
                 self.settle_publish(conn, ack, (session, packet, qos2), outcome, out);
             }
+            Waiter::Repeated { stream, sequence, session, packet, restoring } => {
+                self.repeated(stream, sequence, (session, packet, restoring), outcome);
+            }
+            Waiter::Chosen { stream, sequence } => self.chosen_settled(stream, sequence, outcome),
+            Waiter::Restored => {}
             Waiter::Relay { shard, token } => self.send_done(shard, token, outcome, out),
             Waiter::Subscribe { key, entry } => {
                 if outcome.reason.is_failure() {
@@ -387,6 +516,7 @@ impl Shard {
             if refused {
                 // The client may send it again under a new id; this one is free (4.3.3).
                 session.state.incoming.release(packet);
+                self.journal.released(session.number, packet.get());
             } else {
                 session.state.incoming.set(packet, Receiving::Accepted);
             }
@@ -397,6 +527,59 @@ impl Shard {
         }
         open.acks.settle(ack, outcome.reason);
         self.send_acks(conn, out);
+    }
+
+    /// Every destination has taken a publish, or it was refused: it is not repeated.
+    pub(crate) fn publish_finished(&mut self, stream: Stream, sequence: u64) {
+        if let Some(unfinished) = self.journal.finished(stream, sequence) {
+            self.pool.release(unfinished.kept);
+        }
+    }
+
+    /// A publish of an earlier life, or a will, has reached its destinations; or it is tried again later.
+    fn repeated(
+        &mut self,
+        stream: Stream,
+        sequence: u64,
+        (session, packet, restoring): (Option<SessionId>, u16, bool),
+        outcome: Outcome,
+    ) {
+        if restoring && let Some(restoring) = &mut self.restoring {
+            restoring.open -= 1;
+        }
+        // A will that was refused somewhere is not sent twice elsewhere.
+        if outcome.reason.is_failure() && stream.incarnation != self.origin.incarnation {
+            return self.journal.again.push(Again::Publish(stream, sequence, session));
+        }
+        self.publish_finished(stream, sequence);
+        if let (Some(session), Some(packet)) = (session.and_then(|id| self.sessions.get_mut(id)), PacketId::new(packet))
+            && session.state.incoming.state(packet).is_some()
+        {
+            session.state.incoming.set(packet, Receiving::Accepted);
+        }
+    }
+
+    /// An obligation was not met in time. A QoS 2 publish whose client has gone, or cannot be told, stays open: it was
+    /// routed, and must not be again when it comes again.
+    pub(crate) fn obligation_overdue(&mut self, token: u64, out: &mut impl Output) {
+        let Some(waiter) = self.obligations.waiter(token) else { return };
+        self.counters.one(Counter::obligations_timed_out);
+        if matches!(waiter, Waiter::Repeated { .. } | Waiter::Chosen { .. } | Waiter::Restored) {
+            // Nobody can be told, and it may arrive yet.
+            let deadline_us = self.obligation_deadline_us();
+            return self.obligations.postpone(token, deadline_us);
+        }
+        if let Waiter::Publish { conn, qos2: true, .. } = waiter {
+            let version = self.conns.open(conn).map(|open| open.protocol.version);
+            if version != Some(Version::V5) {
+                let deadline_us = self.obligation_deadline_us();
+                self.obligations.postpone(token, deadline_us);
+                let why = "a publish that was not kept in time";
+                return self.misbehaved(conn, Misbehaved { reason: Reason::QuotaExceeded, why }, out);
+            }
+        }
+        self.obligations.remove(token);
+        self.settle(waiter, Outcome::refused(Reason::QuotaExceeded), out);
     }
 
     /// Until when an obligation that is opened now has to be met.

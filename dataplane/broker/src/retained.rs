@@ -58,6 +58,16 @@ pub(crate) struct Query {
     pub(crate) filter: Option<Box<str>>,
 }
 
+/// What became of a retained publish.
+pub(crate) enum Taken<'a> {
+    /// It is the value of its topic now.
+    Stored(&'a Kept),
+    /// The topic has no value any more; the deletion has this stamp.
+    Deleted(u64),
+    /// Nothing changed.
+    Nothing,
+}
+
 struct Cursor {
     topics: Vec<Box<str>>,
     next: usize,
@@ -107,31 +117,41 @@ impl Retained {
     }
 
     /// Takes a retained publish: stores, replaces or deletes, and stamps.
-    pub(crate) fn take(&mut self, message: &Message<'_>, now: Now, pool: &mut Pool, counters: &mut Counters) {
+    pub(crate) fn take(
+        &mut self,
+        message: &Message<'_>,
+        now: Now,
+        pool: &mut Pool,
+        counters: &mut Counters,
+    ) -> Taken<'_> {
         if let Some(taken) = self.taken.get_mut(message.id.stream as usize) {
             *taken = (*taken).max(message.id.sequence);
         }
         //= MQTT-3.3.1-6
         //= MQTT-3.3.1-7
         if message.payload.is_empty() {
-            if self.remove(message.topic, pool) {
-                counters.one(Counter::retained_deleted);
+            if !self.remove(message.topic, pool) {
+                return Taken::Nothing;
             }
-            return;
+            counters.one(Counter::retained_deleted);
+            self.last_stamp = (now.wall_ms << 16).max(self.last_stamp + 1);
+            return Taken::Deleted(self.last_stamp);
         }
         if message.payload.len() > self.limits.payload_bytes_max {
-            return counters.one(Counter::shed_retained_payload);
+            counters.one(Counter::shed_retained_payload);
+            return Taken::Nothing;
         }
         let before = self.values.get(message.topic).map(|kept| (kept.bytes(), stamp_of(kept)));
         let (old_bytes, old_stamp) = before.unwrap_or((0, 0));
         let bytes = frame::message_bytes(message);
         let full = before.is_none() && self.values.len() >= self.limits.values_max;
         if full || self.bytes - old_bytes as u64 + bytes as u64 > self.limits.bytes_max {
-            return counters.one(Counter::shed_retained_full);
+            counters.one(Counter::shed_retained_full);
+            return Taken::Nothing;
         }
         // The hybrid clock: wall time, but never behind what was given before.
         self.last_stamp = (now.wall_ms << 16).max(self.last_stamp + 1).max(old_stamp + 1);
-        let stamped = Message { stamp: self.last_stamp, ..*message };
+        let stamped = Message { stamp: self.last_stamp, durable: false, ..*message };
         self.remove(message.topic, pool);
         let kept = pool.keep(&stamped, now.mono_us);
         if kept.expires_us != u64::MAX {
@@ -140,6 +160,46 @@ impl Retained {
         self.bytes += kept.bytes() as u64;
         self.values.insert(message.topic, kept);
         counters.one(Counter::retained_stored);
+        self.values.get(message.topic).map_or(Taken::Nothing, Taken::Stored)
+    }
+
+    /// Puts a value back that the log held.
+    pub(crate) fn restore(&mut self, kept: Kept, now_us: u64) {
+        let message = kept.message(now_us);
+        self.last_stamp = self.last_stamp.max(message.stamp);
+        if kept.expires_us != u64::MAX {
+            self.expiries.insert((kept.expires_us, message.topic.into()));
+        }
+        self.bytes += kept.bytes() as u64;
+        let topic: Box<str> = message.topic.into();
+        if let Some(old) = self.values.insert(&topic, kept) {
+            self.bytes -= old.bytes() as u64;
+        }
+    }
+
+    /// Stamps given from now on are higher.
+    pub(crate) fn restore_stamp(&mut self, stamp: u64) {
+        self.last_stamp = self.last_stamp.max(stamp);
+    }
+
+    /// The last stamp given.
+    pub(crate) fn last_stamp(&self) -> u64 {
+        self.last_stamp
+    }
+
+    /// Bytes of all values.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Places below this one may hold a value.
+    pub(crate) fn places(&self) -> u32 {
+        self.values.places()
+    }
+
+    /// The value at a place.
+    pub(crate) fn at(&self, place: u32) -> Option<&Kept> {
+        self.values.value(place)
     }
 
     /// Answers a query with its next page.
@@ -250,6 +310,7 @@ mod tests {
             qos: Qos::AtLeastOnce,
             retain: true,
             from_link: false,
+            durable: false,
             topic,
             properties: &[],
             payload,

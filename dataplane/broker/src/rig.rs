@@ -10,7 +10,7 @@ use alloc::{
 use core::net::SocketAddr;
 
 use contract::{
-    config::{Config, Link},
+    config::{Config, Durability, Link, Mode},
     hash,
     ids::ShardId,
     time::Now,
@@ -24,6 +24,7 @@ use crate::{
     Settings, Shard,
     counters::{Counter, Counters},
     event::Event,
+    journal::{Image, Standing, deal},
     surface::{Batch, Cause, ConnId, DialId, Input, Mailboxes, Output, Parked, Transport},
 };
 
@@ -37,6 +38,14 @@ pub(crate) struct Rig {
     mail: Mail,
     pub(crate) now: Now,
     clients: Vec<Place>,
+    settings: Vec<Settings>,
+    /// What each shard's log holds, batch by batch.
+    pub(crate) logs: Vec<Vec<Vec<u8>>>,
+    /// Batches that are not kept yet, of the shards whose log is held.
+    unkept: Vec<Vec<crate::journal::JournalBatch>>,
+    held_logs: Vec<usize>,
+    /// What the logs say of their size.
+    pub(crate) since_begin_bytes: u64,
 }
 
 struct Place {
@@ -151,7 +160,7 @@ impl Rig {
 
     pub(crate) fn with(shards: u16, adjust: impl Fn(&mut Settings)) -> Rig {
         let config = Config::default();
-        let one = |shard| {
+        let settings = |shard| {
             let mut settings = Settings {
                 shard: ShardId(shard),
                 shards,
@@ -161,19 +170,30 @@ impl Rig {
                 mqtt: config.mqtt.clone(),
                 limits: config.limits.clone(),
                 retainer: config.retainer.clone(),
+                durability: Durability { mode: Mode::None, ..config.durability.clone() },
                 links: Vec::new(),
                 seed: 1,
                 plant: None,
             };
             adjust(&mut settings);
-            Shard::new(settings)
+            settings
         };
-        let pairs = usize::from(shards) * usize::from(shards);
+        Rig::of((0..shards).map(settings).collect())
+    }
+
+    /// A node that keeps a log.
+    pub(crate) fn durable(shards: u16) -> Rig {
+        Rig::with(shards, |settings| settings.durability.mode = Mode::Os)
+    }
+
+    fn of(settings: Vec<Settings>) -> Rig {
+        let shards = settings.len();
+        let pairs = shards * shards;
         Rig {
-            shards: (0..shards).map(one).collect(),
+            shards: settings.iter().cloned().map(Shard::new).collect(),
             shells: (0..shards).map(|_| Shell::default()).collect(),
             mail: Mail {
-                shards: usize::from(shards),
+                shards,
                 me: 0,
                 queues: (0..pairs).map(|_| VecDeque::new()).collect(),
                 offered: alloc::vec![0; pairs],
@@ -182,7 +202,85 @@ impl Rig {
             },
             now: Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 },
             clients: Vec::new(),
+            settings,
+            logs: alloc::vec![Vec::new(); shards],
+            unkept: (0..shards).map(|_| Vec::new()).collect(),
+            held_logs: Vec::new(),
+            since_begin_bytes: 0,
         }
+    }
+
+    /// The same node after the death of its process, with what its logs hold; with another number of shards, if told so.
+    pub(crate) fn crash(self, shards: u16) -> Rig {
+        let images = self.logs.iter().map(|log| {
+            let mut image = Image::new(1);
+            log.iter().for_each(|batch| image.entry(batch).expect("we wrote it"));
+            image
+        });
+        let dealt = deal(images.collect(), shards);
+        let settings = |shard| Settings {
+            shard: ShardId(shard),
+            shards,
+            incarnation: self.settings[0].incarnation + 1,
+            ..self.settings[0].clone()
+        };
+        let mut rig = Rig::of((0..shards).map(settings).collect());
+        rig.now = Now { mono_us: 1_000_000, wall_ms: self.now.wall_ms + 10 };
+        if usize::from(shards) == self.logs.len() {
+            rig.logs = self.logs;
+        }
+        for (at, dealt) in dealt.into_iter().enumerate() {
+            rig.shards[at].restore(rig.now, dealt, &mut rig.shells[at]);
+            rig.logged(at, |_| {});
+        }
+        rig.settle();
+        for at in 0..rig.shards.len() {
+            assert_eq!(rig.shards[at].standing(), Standing::Restored);
+        }
+        for at in 0..rig.shards.len() {
+            rig.shards[at].input(rig.now, Input::Replay, &mut rig.shells[at]);
+        }
+        rig.settle();
+        assert!(rig.shards.iter().all(|shard| shard.standing() == Standing::Ready));
+        rig
+    }
+
+    /// Nothing that a shard records from now on is kept, until [`Rig::keep`].
+    pub(crate) fn hold_log(&mut self, shard: usize) {
+        self.held_logs.push(shard);
+    }
+
+    /// Everything that was recorded is kept, also from now on.
+    pub(crate) fn keep(&mut self) {
+        self.held_logs.clear();
+        for shard in 0..self.shards.len() {
+            for batch in core::mem::take(&mut self.unkept[shard]) {
+                self.kept(shard, batch);
+            }
+        }
+        self.settle();
+    }
+
+    fn kept(&mut self, shard: usize, batch: crate::journal::JournalBatch) {
+        let durable = batch.number;
+        self.logs[shard].push(batch.bytes);
+        self.logged(shard, |status| status.durable = durable);
+    }
+
+    /// The log of a shard says how it is.
+    pub(crate) fn logged(&mut self, shard: usize, adjust: impl FnOnce(&mut log::Status)) {
+        let mut status = log::Status {
+            durable: 0,
+            room: log::Room::Plenty,
+            detachments: 0,
+            recovered: true,
+            since_begin_bytes: self.since_begin_bytes,
+            segments: 1,
+            bytes: 0,
+            pending_bytes: 0,
+        };
+        adjust(&mut status);
+        self.shards[shard].input(self.now, Input::Logged(status), &mut self.shells[shard]);
     }
 
     /// A client id that is at home on `shard`.
@@ -315,7 +413,16 @@ impl Rig {
     pub(crate) fn turn(&mut self, shard: usize) -> bool {
         self.mail.me = shard;
         let turned = self.shards[shard].turn(self.now, &mut self.mail, &mut self.shells[shard]);
-        self.collect(shard) || turned.busy
+        let mut moved = self.collect(shard);
+        while let Some(batch) = self.shards[shard].journal() {
+            if self.held_logs.contains(&shard) {
+                self.unkept[shard].push(batch);
+            } else {
+                self.kept(shard, batch);
+                moved |= true;
+            }
+        }
+        self.collect(shard) || moved || turned.busy
     }
 
     /// Turns of all shards until nothing moves.

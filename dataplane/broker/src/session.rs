@@ -26,6 +26,20 @@ pub(crate) struct Delivery {
     pub(crate) retain: bool,
     /// Subscription identifiers that the PUBLISH carries.
     pub(crate) ids: SmallVec<[u32; 2]>,
+    /// Place in the session's order, if the session is kept in the log; else 0.
+    pub(crate) place: u64,
+}
+
+impl Delivery {
+    /// QoS and, in bit 2, RETAIN: as records hold them.
+    pub(crate) fn flags(&self) -> u8 {
+        self.qos as u8 | u8::from(self.retain) << 2
+    }
+
+    /// Does the log hold it?
+    pub(crate) fn recorded(&self) -> bool {
+        self.place != 0 && self.qos != Qos::AtMostOnce
+    }
 }
 
 impl Queueable for Delivery {
@@ -53,6 +67,12 @@ pub(crate) struct Session {
     /// Stable hash of the client id: the publisher of its messages.
     pub(crate) client_hash: u64,
     pub(crate) generation: u32,
+    /// Its number in the log of this shard; 0: it is not kept there.
+    pub(crate) number: u64,
+    /// Places given to deliveries so far.
+    pub(crate) places: u64,
+    /// A crash has cut its connection.
+    pub(crate) cut: bool,
     /// Index of its connection; [`OFFLINE`] without one.
     pub(crate) conn: u32,
     pub(crate) state: State,
@@ -84,6 +104,16 @@ impl Session {
     #[inline]
     pub(crate) fn online(&self) -> bool {
         self.conn != OFFLINE
+    }
+
+    /// The place of its next delivery, if it is kept in the log.
+    #[inline]
+    pub(crate) fn next_place(&mut self) -> u64 {
+        if self.number == 0 {
+            return 0;
+        }
+        self.places += 1;
+        self.places
     }
 
     /// Number of subscriptions of both sorts.
@@ -127,6 +157,9 @@ impl Sessions {
             client: client.into(),
             client_hash: contract::hash::stable(client.as_bytes()),
             generation,
+            number: 0,
+            places: 0,
+            cut: false,
             conn: OFFLINE,
             state: State::new(expiry_s),
             filters: Filters::with_hasher(self.hasher.clone()),
@@ -165,6 +198,16 @@ impl Sessions {
     #[inline]
     pub(crate) fn at(&mut self, index: u32) -> Option<&mut Session> {
         self.slab.get_mut(index as usize)
+    }
+
+    /// Indices below this one may hold a session.
+    pub(crate) fn places(&self) -> u32 {
+        self.slab.capacity() as u32
+    }
+
+    /// Bytes of everything queued.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.iter().map(|session| session.state.queued_bytes()).sum()
     }
 
     /// Every session, for status pages and exports.

@@ -89,6 +89,11 @@ impl Barrier {
         }
     }
 
+    /// Is everything up to this announcement live on every shard?
+    pub(crate) fn passed(&self, until: u64) -> bool {
+        until <= self.live()
+    }
+
     /// One entry of a waiting SUBSCRIBE is refused after all.
     pub(crate) fn refuse_entry(&mut self, key: u32, entry: u32, reason: Reason) {
         let waiting = self.subscribes.get_mut(key as usize);
@@ -251,6 +256,11 @@ impl Shard {
         }
         let mqtt = &self.settings.mqtt;
         let Some(session) = self.sessions.get_mut(id) else { return Ok(Reason::UnspecifiedError) };
+        let number = session.number;
+        if number != 0 && !self.journal.grows() {
+            self.counters.one(Counter::shed_log_full);
+            return Ok(Reason::QuotaExceeded);
+        }
         if session.subscription_count() >= mqtt.subscriptions_max as usize {
             // What it has already it may subscribe to again, as clients do when they come back.
             let has = match parsed.group {
@@ -277,9 +287,11 @@ impl Shard {
             }
             let shared =
                 SharedSubscription { group: group.into(), filter: filter.into(), options, id: subscription_id };
+            self.journal.subscribed(number, group, filter, options, subscription_id);
             self.join(id, shared, key, out);
             return Ok(granted);
         }
+        self.journal.subscribed(number, "", filter, options, subscription_id);
         let subscription = Subscription { session: id.index, id: subscription_id, options };
         let (at, change, existed) = self.subscriptions.insert(filter, subscription);
         if let Some(session) = self.sessions.get_mut(id) {
@@ -383,6 +395,9 @@ impl Shard {
             return;
         }
         let waiting = self.barrier.subscribes.remove(key as usize);
+        if let Some(session) = self.conns.open(waiting.conn).map(|open| open.session) {
+            self.gate(waiting.conn, session);
+        }
         if let Some(conn) = self.conns.get(waiting.conn)
             && let crate::conn::Phase::Open(open) = &conn.phase
         {
@@ -442,6 +457,7 @@ impl Shard {
             let found = session.shared.iter().position(|s| *s.group == *group && *s.filter == *filter);
             let Some(at) = found else { return Reason::NoSubscriptionExisted };
             let shared = session.shared.swap_remove(at);
+            self.journal.unsubscribed(session.number, group, filter);
             let token = self.settles_later(key);
             self.tell_group(Act::Leave, id, &shared, token, out);
             return Reason::Success;
@@ -450,6 +466,7 @@ impl Shard {
             return Reason::NoSubscriptionExisted;
         };
         session.filters.remove(&at);
+        self.journal.unsubscribed(session.number, "", filter);
         if change == Change::Last {
             self.announce(filter, Dest::Shard(self.settings.shard.0), false);
         }

@@ -99,6 +99,10 @@ pub enum Input<'a> {
     },
     /// What control says is true has changed.
     View(&'a contract::view::View),
+    /// The log of this shard has come so far.
+    Logged(log::Status),
+    /// Every shard of the node stands at [`crate::journal::Standing::Restored`]: what a crash has cut is repeated.
+    Replay,
     /// Stop serving: say goodbye to every connection (0x8B in MQTT 5).
     Drain,
 }

@@ -77,6 +77,11 @@ impl<V> LevelTree<V> {
         self.nodes.get(place as usize)?.value.as_ref()
     }
 
+    /// Places below this one may hold a value.
+    pub fn places(&self) -> u32 {
+        self.nodes.capacity() as u32
+    }
+
     /// Sets the value at `path`; returns what was there.
     pub fn insert(&mut self, path: &str, value: V) -> Option<V> {
         let mut parent = NONE;

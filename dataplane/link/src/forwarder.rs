@@ -10,10 +10,19 @@
 //! withdrawn. So a restarted node, a reconnect and an edit of `topics` over there never interrupt what stays wanted;
 //! the cost is that what the remote no longer wants is forwarded for that long, which its inlet sheds. The time must
 //! exceed a requester's reconnect (5 s) plus handshake (5 s), so that a connection lost in mid-bootstrap does no harm.
+//! A remote that never falls silent for so long has had its time after `refill_max_ms`.
+//!
+//! **A restart of ours.** What the remote wanted comes from the shell's log and is held by nobody's actor, as if the
+//! actor that wanted it had disappeared at the moment of the restart: it lives for `actor_ttl_ms`, and for
+//! `refill_quiet_ms` behind each batch that still arrives by then, `refill_max_ms` at most.
+//!
+//! What leaves (silent actors, stale routes, restored filters) leaves at most `sweep_routes_max` routes per tick: a
+//! million of them at once would hold up the shard.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use mqtt::topic::Filter;
 
@@ -28,6 +37,10 @@ pub struct Settings {
     pub actor_ttl_ms: u64,
     /// How long after the last batch of a refill what was not announced again is withdrawn.
     pub refill_quiet_ms: u64,
+    /// How long after its beginning a refill is taken for complete although batches still arrive.
+    pub refill_max_ms: u64,
+    /// Routes withdrawn in one tick.
+    pub sweep_routes_max: usize,
     /// Actors of one remote: its nodes, twice if they have durable sessions.
     pub actors_max: usize,
     /// Different filters of one remote, over all actors. Beyond it additions are refused and counted; what they would
@@ -46,6 +59,8 @@ impl Default for Settings {
         Settings {
             actor_ttl_ms: 30_000,
             refill_quiet_ms: 15_000,
+            refill_max_ms: 600_000,
+            sweep_routes_max: 4096,
             actors_max: 1024,
             interest_max: 1_000_000,
             routes_max: 4_000_000,
@@ -118,9 +133,28 @@ struct Actor {
     valid_until: u64,
     /// Number of the current refill; routes with a smaller one are stale.
     refill: u32,
-    /// When stale routes are withdrawn; None when there are none.
-    sweep_at: Option<u64>,
+    /// Stale routes are withdrawn; None when there are none.
+    sweep: Option<Sweep>,
     routes: BTreeMap<String, Ids>,
+}
+
+/// A withdrawal of stale routes, due or under way.
+#[derive(Debug)]
+struct Sweep {
+    at: u64,
+    /// No batch postpones it beyond this.
+    latest: u64,
+    /// Routes up to this filter have been looked at.
+    after: Option<String>,
+}
+
+/// What the remote wanted when we died.
+#[derive(Debug)]
+struct Restored {
+    filters: BTreeSet<String>,
+    until: u64,
+    /// No bootstrap postpones its end beyond this.
+    latest: u64,
 }
 
 /// See the module's head.
@@ -128,15 +162,54 @@ struct Actor {
 pub struct Forwarder {
     settings: Settings,
     actors: BTreeMap<String, Actor>,
-    /// Number of actors that want a filter.
+    /// Number of actors that want a filter; what leaves counts until it has left.
     filters: BTreeMap<String, u32>,
+    /// Routes of actors that are gone.
+    leaving: Vec<BTreeMap<String, Ids>>,
+    restored: Option<Restored>,
+    /// Nothing is due before: the true time may be later, because signs of life move it.
+    look_at: u64,
     status: Status,
 }
 
 impl Forwarder {
     /// An empty table.
     pub fn new(settings: Settings) -> Forwarder {
-        Forwarder { settings, actors: BTreeMap::new(), filters: BTreeMap::new(), status: Status::default() }
+        Forwarder {
+            settings,
+            actors: BTreeMap::new(),
+            filters: BTreeMap::new(),
+            leaving: Vec::new(),
+            restored: None,
+            look_at: u64::MAX,
+            status: Status::default(),
+        }
+    }
+
+    /// What the remote wanted before a restart of ours. Once, before anything else.
+    pub fn restore<'f>(
+        &mut self,
+        now: u64,
+        filters: impl IntoIterator<Item = &'f str>,
+        events: &mut dyn FnMut(Interest<'_>),
+    ) {
+        let until = now.saturating_add(us(self.settings.actor_ttl_ms));
+        let latest = until.max(now.saturating_add(us(self.settings.refill_max_ms)));
+        let mut restored = Restored { filters: BTreeSet::new(), until, latest };
+        for filter in filters {
+            let full = self.filters.len() >= self.settings.interest_max;
+            if full || Filter::parse(filter, self.settings.levels_max).is_err() {
+                // The limits of an earlier configuration.
+                self.status.refused_by_limit += 1;
+            } else if restored.filters.insert(filter.into()) {
+                self.filters.insert(filter.into(), 1);
+                events(Interest::Add(filter));
+            }
+        }
+        if !restored.filters.is_empty() {
+            self.look_at = self.look_at.min(until);
+            self.restored = Some(restored);
+        }
     }
 
     /// What the remote wants now.
@@ -144,39 +217,91 @@ impl Forwarder {
         self.filters.keys().map(String::as_str)
     }
 
+    /// The same behind `filter`, in an order that stays.
+    pub fn filters_after(&self, filter: Option<&str>) -> impl Iterator<Item = &str> {
+        let from = filter.map_or(Bound::Unbounded, Bound::Excluded);
+        self.filters.range::<str, _>((from, Bound::Unbounded)).map(|(filter, _)| filter.as_str())
+    }
+
     /// Counters and the present.
     pub fn status(&self) -> Status {
         Status { actors: self.actors.len(), filters: self.filters.len(), ..self.status }
     }
 
-    /// Time of the next withdrawal or expiry.
+    /// When `tick` may have something to do; a past time means at once.
     pub fn deadline(&self) -> Option<u64> {
-        self.actors.values().map(|actor| earliest(Some(actor.valid_until), actor.sweep_at)).fold(None, earliest)
+        (self.look_at != u64::MAX).then_some(self.look_at)
     }
 
-    /// Forgets what is due: silent actors, and routes that a refill did not renew.
+    /// Forgets what is due, or a part of it: silent actors, and routes that a refill did not renew.
     pub fn tick(&mut self, now: u64, events: &mut dyn FnMut(Interest<'_>)) {
-        while let Some(name) = self.actors.iter().find(|(_, actor)| now >= actor.valid_until).map(|(name, _)| name) {
-            let name = name.clone();
-            if let Some(actor) = self.actors.remove(&name) {
-                self.status.expired_actors += 1;
-                for (filter, ids) in actor.routes {
-                    self.uncount(&filter, &ids);
-                    self.lose(&filter, events);
-                }
+        let (leaving, status) = (&mut self.leaving, &mut self.status);
+        self.actors.retain(|_, actor| {
+            let lives = now < actor.valid_until;
+            if !lives {
+                status.expired_actors += 1;
+                leaving.push(core::mem::take(&mut actor.routes));
             }
-        }
-        let due = |actor: &Actor| actor.sweep_at.is_some_and(|at| now >= at);
+            lives
+        });
+        let mut budget = self.leave(now, self.settings.sweep_routes_max, events);
+        let due = |actor: &Actor| actor.sweep.as_ref().is_some_and(|sweep| now >= sweep.at);
         let names: Vec<String> =
             self.actors.iter().filter(|(_, actor)| due(actor)).map(|(name, _)| name.clone()).collect();
         for name in names {
-            self.sweep(&name, events);
+            budget -= self.sweep(&name, budget, events);
         }
+        self.look();
+    }
+
+    /// When something is due next, exactly.
+    fn look(&mut self) {
+        let of = |actor: &Actor| earliest(Some(actor.valid_until), actor.sweep.as_ref().map(|sweep| sweep.at));
+        let actors = self.actors.values().map(of).fold(None, earliest);
+        let restored = self.restored.as_ref().map(|restored| restored.until);
+        let leaving = (!self.leaving.is_empty()).then_some(0);
+        self.look_at = earliest(earliest(actors, restored), leaving).unwrap_or(u64::MAX);
+    }
+
+    /// Something is due at `at`.
+    fn look_by(&mut self, at: u64) {
+        self.look_at = self.look_at.min(at);
+    }
+
+    /// Takes away up to `budget` routes that belong to no actor any more; gives what is left of the budget.
+    fn leave(&mut self, now: u64, mut budget: usize, events: &mut dyn FnMut(Interest<'_>)) -> usize {
+        while budget > 0
+            && let Some(routes) = self.leaving.last_mut()
+        {
+            match routes.pop_first() {
+                Some((filter, ids)) => {
+                    budget -= 1;
+                    self.uncount(&filter, &ids);
+                    self.lose(&filter, events);
+                }
+                None => drop(self.leaving.pop()),
+            }
+        }
+        while budget > 0
+            && let Some(restored) = self.restored.as_mut().filter(|restored| now >= restored.until)
+        {
+            match restored.filters.pop_first() {
+                Some(filter) => {
+                    budget -= 1;
+                    self.lose(&filter, events);
+                }
+                None => self.restored = None,
+            }
+        }
+        budget
     }
 
     /// The link is gone or disabled here: forgets everything.
     pub fn clear(&mut self, events: &mut dyn FnMut(Interest<'_>)) {
         self.actors.clear();
+        self.leaving.clear();
+        self.restored = None;
+        self.look_at = u64::MAX;
         self.status.routes = 0;
         self.status.route_bytes = 0;
         for filter in core::mem::take(&mut self.filters).into_keys() {
@@ -188,7 +313,8 @@ impl Forwarder {
     /// the way, and EMQX, told otherwise, would go online without them.
     pub(crate) fn init(&mut self, now: u64, actor: &str, incarnation: u64) -> Result<(), Stale> {
         let valid_until = now.saturating_add(us(self.settings.actor_ttl_ms));
-        let sweep_at = now.saturating_add(us(self.settings.refill_quiet_ms));
+        let latest = now.saturating_add(us(self.settings.refill_max_ms));
+        let at = now.saturating_add(us(self.settings.refill_quiet_ms)).min(latest);
         let full = self.actors.len() >= self.settings.actors_max;
         match self.actors.get_mut(actor) {
             Some(known) if incarnation < known.incarnation => return Err(Stale::Outdated),
@@ -196,16 +322,25 @@ impl Forwarder {
                 known.incarnation = incarnation;
                 known.valid_until = valid_until;
                 known.refill += 1;
-                known.sweep_at = (!known.routes.is_empty()).then_some(sweep_at);
+                known.sweep = (!known.routes.is_empty()).then_some(Sweep { at, latest, after: None });
             }
             None if full => return Err(Stale::TooManyActors),
             None => {
-                let fresh = Actor { incarnation, valid_until, refill: 0, sweep_at: None, routes: BTreeMap::new() };
+                let fresh = Actor { incarnation, valid_until, refill: 0, sweep: None, routes: BTreeMap::new() };
                 self.actors.insert(actor.into(), fresh);
             }
         }
         self.status.inits += 1;
+        self.look_by(valid_until.min(at));
+        self.bootstraps(at);
         Ok(())
+    }
+
+    /// A bootstrap is under way until `at` at least: what was restored waits for its end.
+    fn bootstraps(&mut self, at: u64) {
+        if let Some(restored) = &mut self.restored {
+            restored.until = restored.until.max(at.min(restored.latest));
+        }
     }
 
     /// A heartbeat of the incarnation that the connection initialised.
@@ -222,9 +357,12 @@ impl Forwarder {
         ops: RouteOps<'_>,
         events: &mut dyn FnMut(Interest<'_>),
     ) -> Result<(), Stale> {
-        let quiet = us(self.settings.refill_quiet_ms);
+        let quiet_at = now.saturating_add(us(self.settings.refill_quiet_ms));
         let known = self.alive(now, actor, incarnation)?;
-        known.sweep_at = known.sweep_at.map(|_| now.saturating_add(quiet));
+        if let Some(sweep) = &mut known.sweep {
+            sweep.at = quiet_at.min(sweep.latest);
+        }
+        self.bootstraps(quiet_at);
         for op in ops {
             match op {
                 RouteOp::Add { filter, route_id } => self.add(actor, filter, route_id, events),
@@ -306,13 +444,14 @@ impl Forwarder {
         }
     }
 
-    fn sweep(&mut self, name: &str, events: &mut dyn FnMut(Interest<'_>)) {
-        let Some(actor) = self.actors.get_mut(name) else { return };
-        let refill = actor.refill;
-        actor.sweep_at = None;
-        let mut gone = Vec::new();
-        let status = &mut self.status;
-        actor.routes.retain(|filter, ids| {
+    /// Withdraws up to `budget` stale routes of an actor; gives how many it has looked at.
+    fn sweep(&mut self, name: &str, budget: usize, events: &mut dyn FnMut(Interest<'_>)) -> usize {
+        let Some(actor) = self.actors.get_mut(name) else { return 0 };
+        let Some(sweep) = &mut actor.sweep else { return 0 };
+        let (refill, status) = (actor.refill, &mut self.status);
+        let (mut seen, mut last, mut gone) = (0, None, Vec::new());
+        let from = sweep.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        for (filter, ids) in actor.routes.range_mut::<str, _>((from, Bound::Unbounded)).take(budget) {
             let mut withdraw = |id_bytes: usize| {
                 status.routes -= 1;
                 status.route_bytes -= route_bytes(filter, id_bytes);
@@ -331,11 +470,21 @@ impl Forwarder {
             if ids.is_empty() {
                 gone.push(filter.clone());
             }
-            !ids.is_empty()
-        });
+            seen += 1;
+            last = Some(filter);
+        }
+        if seen < budget {
+            actor.sweep = None;
+        } else if let Some(last) = last.cloned() {
+            sweep.after = Some(last);
+        }
         for filter in gone {
+            if let Some(actor) = self.actors.get_mut(name) {
+                actor.routes.remove(&filter);
+            }
             self.lose(&filter, events);
         }
+        seen
     }
 
     fn uncount(&mut self, filter: &str, ids: &Ids) {

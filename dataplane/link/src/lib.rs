@@ -21,6 +21,7 @@ pub mod outlet;
 pub mod properties;
 pub mod requester;
 pub mod session;
+mod waiting;
 pub mod wire;
 
 pub use client::{Login, RemoteLimits};

@@ -10,6 +10,7 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use mqtt::codec::{AckKind, Packet, encode};
 use mqtt::types::{PacketId, Qos, Reason, Version};
@@ -17,7 +18,8 @@ use mqtt::types::{PacketId, Qos, Reason, Version};
 use crate::client::{Client, Handled, Login, earliest, us};
 use crate::error::LinkError;
 use crate::names;
-use crate::wire::{self, Message};
+use crate::waiting::Waiting;
+use crate::wire::Message;
 
 /// Unacknowledged messages of one connection at most: packet ids must stay free for the next ones.
 pub const INFLIGHT_MAX: u16 = 32_767;
@@ -25,8 +27,6 @@ pub const INFLIGHT_MAX: u16 = 32_767;
 const SPARE_BUFFERS_MAX: usize = 64;
 /// A buffer that held a message larger than this is freed, not kept.
 const SPARE_BUFFER_BYTES_MAX: usize = 4096;
-/// What one queued message costs beside its bytes.
-const ENTRY_BYTES: usize = 128;
 
 /// What one outlet is configured with.
 #[derive(Clone, Debug)]
@@ -145,6 +145,8 @@ impl Shed {
 pub enum Offered {
     /// Queued, or already written to `out`. So many older QoS 0 messages made room for it.
     Taken {
+        /// Its place in this outlet's order; never 0.
+        place: u64,
         /// Their number; each is counted as [`Shed::Displaced`].
         displaced: u32,
     },
@@ -189,28 +191,11 @@ impl Status {
 }
 
 #[derive(Debug)]
-struct Entry {
-    payload: Vec<u8>,
-    qos: Qos,
-    /// Given up from here on; [`Shed::Expired`] if `expires`, else [`Shed::TooOld`].
-    until: u64,
-    expires: bool,
-    /// Sent before, on a connection that ended.
-    again: bool,
-}
-
-impl Entry {
-    fn cost(&self) -> usize {
-        self.payload.len() + ENTRY_BYTES
-    }
-}
-
-#[derive(Debug)]
 struct Inflight {
     packet_id: PacketId,
     at: u64,
     sent_at: u64,
-    entry: Entry,
+    entry: Waiting,
 }
 
 /// See the module's head.
@@ -220,11 +205,16 @@ pub struct Outlet {
     topic: String,
     client: Client,
     /// By order of arrival: the key only grows, so what returns from an ended connection finds its old place.
-    queue: BTreeMap<u64, Entry>,
+    queue: BTreeMap<u64, Waiting>,
     /// Keys of queued QoS 0 messages, oldest first; may name some that have left.
     lossy: VecDeque<u64>,
+    /// In the order of places too: what is sent was first in the queue.
     inflight: VecDeque<Inflight>,
     next: u64,
+    /// Places of messages with an acknowledgement that have left since the shell asked.
+    gone: Vec<u64>,
+    /// Stopped, and what waits goes on in a later life of the shell.
+    kept: bool,
     bytes: usize,
     spare: Vec<Vec<u8>>,
     status: Status,
@@ -239,7 +229,9 @@ impl Outlet {
             queue: BTreeMap::new(),
             lossy: VecDeque::new(),
             inflight: VecDeque::new(),
-            next: 0,
+            next: 1,
+            gone: Vec::new(),
+            kept: false,
             bytes: 0,
             spare: Vec::new(),
             status: Status::default(),
@@ -250,40 +242,94 @@ impl Outlet {
     /// Takes a message that the remote wants, or says why not. Its own expiry counts from `now`:
     /// `message.message_expiry_s` is what is left of it, and `message.timestamp_ms` is the wall clock of `now`.
     pub fn offer(&mut self, now: u64, message: &Message<'_>, out: &mut Vec<u8>) -> Offered {
-        let mut payload = self.spare.pop().unwrap_or_default();
-        payload.clear();
-        if self.client.is_stopped() {
-            return self.refuse(payload, Shed::Stopped);
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        if self.client.is_stopped() && !(self.kept && message.qos != Qos::AtMostOnce) {
+            return self.refuse(buffer, Shed::Stopped);
         }
-        if wire::put_forwarded(&mut payload, message).is_err() {
-            return self.refuse(payload, Shed::BadProperties);
+        let mut entry = match Waiting::new(buffer, message) {
+            Ok(entry) => entry,
+            Err((buffer, _)) => return self.refuse(buffer, Shed::BadProperties),
+        };
+        if entry.payload().len() > self.settings.message_bytes_max {
+            return self.refuse(entry.into_buffer(), Shed::TooLarge);
         }
-        if payload.len() > self.settings.message_bytes_max {
-            return self.refuse(payload, Shed::TooLarge);
-        }
-        let aged = now.saturating_add(us(self.settings.queued_age_ms));
-        let expiry = message.message_expiry_s.map(|seconds| now.saturating_add(u64::from(seconds) * 1_000_000));
-        let until = expiry.map_or(aged, |expiry| expiry.min(aged));
-        let entry = Entry { payload, qos: message.qos, until, expires: expiry == Some(until), again: false };
+        (entry.until, entry.expires) = self.until(now, 0, message);
         self.give_up_old(now);
         let displaced = match self.make_room(entry.cost()) {
             Some(displaced) => displaced,
-            None => return self.refuse(entry.payload, Shed::QueueFull),
+            None => return self.refuse(entry.into_buffer(), Shed::QueueFull),
         };
         self.bytes += entry.cost();
         self.status.taken += 1;
-        let at = self.next;
+        let place = self.next;
         self.next += 1;
         if self.queue.is_empty() && self.has_room(&entry, out) {
-            self.write(now, at, entry, out);
+            self.write(now, place, entry, out);
         } else {
             if entry.qos == Qos::AtMostOnce {
-                self.lossy.push_back(at);
+                self.lossy.push_back(place);
             }
-            self.queue.insert(at, entry);
+            self.queue.insert(place, entry);
             self.pump(now, out);
         }
-        Offered::Taken { displaced }
+        Offered::Taken { place, displaced }
+    }
+
+    /// Takes back a message of an earlier life, before anything is offered and in the order of that life: it has waited
+    /// for `age_ms`, and its expiry counts from that long ago. No bound but its age applies, because what was accepted
+    /// stays accepted. `place` is the one that it had; if that is not behind the last one (several outlets become one),
+    /// it gets the next. False: it cannot be encoded.
+    pub fn restore(&mut self, now: u64, place: u64, age_ms: u64, message: &Message<'_>) -> bool {
+        let Ok(mut entry) = Waiting::new(Vec::new(), message) else { return false };
+        (entry.until, entry.expires) = self.until(now, age_ms, message);
+        // It may have been sent.
+        entry.again = true;
+        let place = place.max(self.next);
+        self.next = place + 1;
+        self.bytes += entry.cost();
+        self.queue.insert(place, entry);
+        true
+    }
+
+    /// Places up to this one were given in an earlier life.
+    pub fn restore_place(&mut self, place: u64) {
+        self.next = self.next.max(place.saturating_add(1));
+    }
+
+    /// Until when a message that has waited for `age_ms` may wait, and whether it is its own expiry that says so.
+    fn until(&self, now: u64, age_ms: u64, message: &Message<'_>) -> (u64, bool) {
+        let aged = now.saturating_add(us(self.settings.queued_age_ms.saturating_sub(age_ms)));
+        let left_ms = message.message_expiry_s.map(|seconds| (u64::from(seconds) * 1000).saturating_sub(age_ms));
+        let expiry = left_ms.map(|left_ms| now.saturating_add(us(left_ms)));
+        let until = expiry.map_or(aged, |expiry| expiry.min(aged));
+        (until, expiry == Some(until))
+    }
+
+    /// The first message behind `place` that has not left, and its place; its content only if it has an acknowledgement
+    /// to give, as nobody keeps the others. `message.message_expiry_s` counts from `message.timestamp_ms`.
+    pub fn waiting_after(&self, place: u64) -> Option<(u64, Option<Message<'_>>)> {
+        let sent = self.inflight.get(self.inflight.partition_point(|sent| sent.at <= place));
+        let sent = sent.map(|sent| (sent.at, &sent.entry));
+        let queued = || self.queue.range((Bound::Excluded(place), Bound::Unbounded)).next();
+        let (place, entry) = sent.or_else(|| queued().map(|(place, entry)| (*place, entry)))?;
+        Some((place, entry.message()))
+    }
+
+    /// The place that the next message gets.
+    pub fn next_place(&self) -> u64 {
+        self.next
+    }
+
+    /// Places of messages with an acknowledgement to give that have left since the last call, whatever became of them.
+    /// To be called soon after each other call that takes messages or lets time pass.
+    pub fn gone(&mut self) -> impl Iterator<Item = u64> {
+        self.gone.drain(..)
+    }
+
+    /// Lets time pass for an outlet that has no connection and may make none: gives up what is too old.
+    pub fn expire(&mut self, now: u64) {
+        self.give_up_old(now);
     }
 
     /// True once when it is time to dial; then call `opened` or `closed`.
@@ -337,12 +383,21 @@ impl Outlet {
         self.bytes -= lost.map(|sent| sent.entry.cost()).sum::<usize>();
     }
 
-    /// Ends the link: no more dialling, what waits is shed. Flush `out`, then close.
-    pub fn stop(&mut self, out: &mut Vec<u8>) {
+    /// Ends the link: no more dialling. Flush `out`, then close. What waits is shed; `kept`: only what has no
+    /// acknowledgement to give, because the shell has the rest in its log and goes on with it in a later life.
+    pub fn stop(&mut self, kept: bool, out: &mut Vec<u8>) {
         self.client.stop(out);
+        self.kept = kept;
+        if kept {
+            while let Some(place) = self.lossy.pop_front() {
+                self.shed_queued(place, Shed::Stopped);
+            }
+            return;
+        }
         self.status.shed[Shed::Stopped as usize] += (self.queue.len() + self.inflight.len()) as u64;
-        self.queue.clear();
-        self.inflight.clear();
+        let sent = self.inflight.drain(..).map(|sent| (sent.at, sent.entry));
+        let left = sent.chain(core::mem::take(&mut self.queue));
+        self.gone.extend(left.filter(|(_, entry)| entry.qos != Qos::AtMostOnce).map(|(place, _)| place));
         self.lossy.clear();
         self.bytes = 0;
     }
@@ -355,8 +410,12 @@ impl Outlet {
     /// When `poll_dial` or `tick` has something to do, on the clock of `now`; a past time means at once.
     pub fn deadline(&self) -> Option<u64> {
         let acks = if self.client.is_up() { self.ack_deadline() } else { None };
-        let oldest = self.queue.first_key_value().map(|(_, entry)| entry.until);
-        earliest(earliest(self.client.deadline(), acks), oldest)
+        earliest(earliest(self.client.deadline(), acks), self.expires())
+    }
+
+    /// When `expire` has something to do.
+    pub fn expires(&self) -> Option<u64> {
+        self.queue.first_key_value().map(|(_, entry)| entry.until)
     }
 
     /// Counters and the present.
@@ -385,11 +444,11 @@ impl Outlet {
         }
     }
 
-    fn outer_qos(&self, entry: &Entry) -> Qos {
+    fn outer_qos(&self, entry: &Waiting) -> Qos {
         entry.qos.min(Qos::AtLeastOnce).min(self.client.remote.qos_max)
     }
 
-    fn has_room(&self, entry: &Entry, out: &[u8]) -> bool {
+    fn has_room(&self, entry: &Waiting, out: &[u8]) -> bool {
         if !self.client.is_up() || out.len() >= self.settings.out_bytes_max {
             return false;
         }
@@ -402,7 +461,7 @@ impl Outlet {
         self.inflight.len() < usize::from(window) && Some(self.client.next_packet_id()) != oldest
     }
 
-    fn write(&mut self, now: u64, at: u64, entry: Entry, out: &mut Vec<u8>) {
+    fn write(&mut self, now: u64, at: u64, entry: Waiting, out: &mut Vec<u8>) {
         let qos = self.outer_qos(&entry);
         let acknowledged = qos != Qos::AtMostOnce;
         let parts = encode::PublishParts {
@@ -410,12 +469,12 @@ impl Outlet {
             qos,
             topic: &self.topic,
             packet_id: acknowledged.then(|| self.client.next_packet_id()),
-            payload: &entry.payload,
+            payload: entry.payload(),
             ..encode::PublishParts::default()
         };
         if encode::publish_bytes(Version::V5, &parts) > self.client.remote.packet_bytes_max {
             self.status.shed[Shed::TooLargeForRemote as usize] += 1;
-            return self.release(entry);
+            return self.release(at, entry);
         }
         encode::publish(out, Version::V5, &parts);
         self.status.sent += 1;
@@ -427,7 +486,7 @@ impl Outlet {
             }
             None => {
                 self.status.delivered += 1;
-                self.release(entry);
+                self.release(at, entry);
             }
         }
     }
@@ -454,7 +513,7 @@ impl Outlet {
                     self.status.delivered += 1;
                     self.status.without_subscribers += u64::from(ack.reason == Reason::NoMatchingSubscribers);
                 }
-                self.release(sent.entry);
+                self.release(sent.at, sent.entry);
                 Ok(())
             }
             // Whoever subscribed this client id elsewhere: acknowledged so that the remote's window stays open.
@@ -517,13 +576,16 @@ impl Outlet {
     fn shed_queued(&mut self, at: u64, shed: Shed) {
         if let Some(entry) = self.queue.remove(&at) {
             self.status.shed[shed as usize] += 1;
-            self.release(entry);
+            self.release(at, entry);
         }
     }
 
-    fn release(&mut self, entry: Entry) {
+    fn release(&mut self, at: u64, entry: Waiting) {
         self.bytes -= entry.cost();
-        self.keep_spare(entry.payload);
+        if entry.qos != Qos::AtMostOnce {
+            self.gone.push(at);
+        }
+        self.keep_spare(entry.into_buffer());
         // Keys of messages that have left: once they are most of the list, what is left of it is found anew.
         if self.lossy.len() > 64 + 2 * self.queue.len() {
             let queue = &self.queue;

@@ -12,6 +12,7 @@ use mqtt::types::Qos;
 use crate::etf::{self, Atoms, EtfError, Limits, Reader, Token};
 use crate::properties;
 pub use crate::properties::Properties;
+use crate::waiting::{Part, Parts};
 
 /// The version we speak; EMQX sends it and checks nobody's.
 pub const PROTOCOL_VERSION: i64 = 1;
@@ -545,15 +546,21 @@ pub struct Message<'a> {
 /// Appends the payload of a msg topic. Of the headers only `properties` travels: addresses and user names of our
 /// clients are none of the remote's business. Fails only when `message.properties` is not what the codec validates.
 pub fn put_forwarded(out: &mut Vec<u8>, message: &Message<'_>) -> Result<(), EtfError> {
+    put_parts(out, message).map(|_| ())
+}
+
+/// The same, and says where its parts are.
+pub(crate) fn put_parts(out: &mut Vec<u8>, message: &Message<'_>) -> Result<Parts, EtfError> {
+    let mut parts = Parts::default();
     etf::put_version(out);
     etf::put_tuple(out, 10);
     etf::put_atom(out, "message");
-    etf::put_binary(out, &message.id);
+    parts.id = Part::put(out, &message.id);
     etf::put_int(out, message.qos as i64);
     if message.from.is_empty() {
         etf::put_atom(out, "undefined");
     } else {
-        etf::put_binary(out, message.from.as_bytes());
+        parts.from = Part::put(out, message.from.as_bytes());
     }
     etf::put_map(out, 2);
     etf::put_atom(out, "dup");
@@ -564,9 +571,9 @@ pub fn put_forwarded(out: &mut Vec<u8>, message: &Message<'_>) -> Result<(), Etf
     etf::put_map(out, 1);
     etf::put_atom(out, "properties");
     properties::put_map(out, message.properties, message.message_expiry_s)?;
-    etf::put_binary(out, message.topic.as_bytes());
-    etf::put_binary(out, message.payload);
+    parts.topic = Part::put(out, message.topic.as_bytes());
+    parts.payload = Part::put(out, message.payload);
     etf::put_int(out, i64::try_from(message.timestamp_ms).unwrap_or(i64::MAX));
     etf::put_map(out, 0);
-    Ok(())
+    Ok(parts)
 }

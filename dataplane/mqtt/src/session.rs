@@ -110,14 +110,14 @@ impl<M: Queueable> Session<M> {
     }
 
     /// Queues a delivery behind the others. Full: it comes back, because what was accepted earlier stays.
-    pub fn enqueue(&mut self, delivery: M, limits: &QueueLimits) -> Result<(), M> {
+    pub fn enqueue(&mut self, delivery: M, limits: &QueueLimits) -> Result<&M, M> {
         let bytes = delivery.bytes() as u64;
         if self.queue.len() >= limits.queued_max || self.queued_bytes + bytes > limits.queued_bytes_max {
             return Err(delivery);
         }
         self.queued_bytes += bytes;
         self.queue.push_back(delivery);
-        Ok(())
+        Ok(&self.queue[self.queue.len() - 1])
     }
 
     /// The next queued delivery that the window has room for; expired ones go to `expired`.
@@ -144,6 +144,11 @@ impl<M: Queueable> Session<M> {
     /// Everything queued, in order, without changing it: for an export.
     pub fn waiting(&self) -> impl Iterator<Item = &M> {
         self.queue.iter()
+    }
+
+    /// The queue, in order.
+    pub fn queue(&self) -> &VecDeque<M> {
+        &self.queue
     }
 
     /// Everything that was not delivered, given back when the session ends.

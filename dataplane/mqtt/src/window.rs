@@ -151,6 +151,11 @@ impl<M> Outgoing<M> {
         self.owed > 0
     }
 
+    /// The message that was sent last, while it can be sent again.
+    pub fn last(&self) -> Option<&M> {
+        self.sent.back()?.delivery.as_ref()
+    }
+
     /// Everything unfinished, in order.
     pub fn unfinished(&self) -> impl Iterator<Item = &Sent<M>> {
         self.sent.iter()
