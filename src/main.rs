@@ -1,9 +1,10 @@
 //! The executable: `ringmq start` supervises `ringmq control` and `ringmq dataplane`, each of which also runs alone;
-//! `ringmq ctl` asks a running node, `ringmq config` explains its configuration.
+//! `ringmq ctl` asks a running node, `ringmq config` explains its configuration, `ringmq log` looks after its log.
 
 mod child;
 mod demo;
 mod lock;
+mod log;
 mod notify;
 mod ready;
 mod settings;
@@ -31,7 +32,7 @@ use tracing::error;
 #[command(version, about, subcommand_required = false)]
 struct Line {
     /// The configuration file; without one, everything is default.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(short, long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -60,6 +61,14 @@ enum Command {
     Config {
         #[command(subcommand)]
         question: About,
+    },
+    /// Look at the log of a node that does not run, or repair it.
+    Log {
+        #[command(subcommand)]
+        task: log::Task,
+        /// The data directory; without it, that of the configuration.
+        #[arg(long, global = true, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
     },
 }
 
@@ -100,6 +109,7 @@ fn main() -> ExitCode {
         Command::Control(supervised) => control_process(file, &supervised),
         Command::Ctl { question: Question::Status { json } } => ctl_status(file, json),
         Command::Config { question } => explain(file, &question),
+        Command::Log { task, data_dir } => log::run(file, data_dir.as_deref(), &task),
     }
 }
 

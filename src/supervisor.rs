@@ -10,7 +10,7 @@ use std::{
 };
 
 use contract::config::Config;
-use control::logging;
+use control::{EXIT_CONFIG, logging};
 use rustix::process::Signal;
 use serde_json::Value;
 use signal_hook::{
@@ -162,14 +162,19 @@ impl Supervisor<'_> {
     }
 
     /// Children that ended are started again. Before the first ready line an exit status is final: nothing that
-    /// mends itself makes a child say no, and the operator is still looking.
+    /// mends itself makes a child say no, and the operator is still looking. Later, a data plane that says that only an
+    /// operator can help it is not started again, either: what it keeps is refused until somebody decides.
     fn look_for_ends(&mut self) -> Option<ExitCode> {
         for at in 0..self.children.len() {
             let Some(status) = self.children[at].ended() else {
                 continue;
             };
             let role = self.children[at].role;
-            if let (false, Some(code)) = (self.was_ready, status.code()) {
+            let hopeless = role == Role::Dataplane && status.code() == Some(i32::from(EXIT_CONFIG));
+            if hopeless && self.was_ready {
+                error!("the data plane cannot start again without an operator; the node stops");
+            }
+            if let (true, Some(code)) = (hopeless || !self.was_ready, status.code()) {
                 return Some(ExitCode::from(u8::try_from(code).ok().filter(|code| *code != 0).unwrap_or(1)));
             }
             if role == Role::Dataplane {

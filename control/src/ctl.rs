@@ -15,7 +15,7 @@ use std::{
 
 use contract::{
     ctl::{Answer, Ask, Status},
-    report::Report,
+    report::{LogReport, Report},
     wire::{self, Frames},
 };
 use tokio::{
@@ -183,6 +183,7 @@ fn render_report(report: &Report, status: &Status, out: &mut String) {
             shard.retained
         );
     }
+    render_log(report, out);
     for link in &report.links {
         let _ = writeln!(
             out,
@@ -198,6 +199,29 @@ fn render_report(report: &Report, status: &Status, out: &mut String) {
     );
     for shed in report.counters.iter().filter(|counter| counter.name.starts_with("shed_") && counter.value > 0) {
         let _ = writeln!(out, "shed         {} {}: {}", shed.value, shed.name, shed.doc.trim());
+    }
+}
+
+fn render_log(report: &Report, out: &mut String) {
+    let Some(state) = report.log() else {
+        out.push_str("log          none: what is persistent ends with the process\n");
+        return;
+    };
+    let total =
+        |of: fn(&LogReport) -> u64| report.shards.iter().filter_map(|shard| shard.log.as_ref()).map(of).sum::<u64>();
+    let _ = writeln!(
+        out,
+        "log          {}: {} bytes on disk, {} bytes since the last checkpoint, {} commits of {} batches, {} failures",
+        state.word(),
+        total(|log| log.disk_bytes),
+        total(|log| log.since_checkpoint_bytes),
+        total(|log| log.commits),
+        total(|log| log.batches),
+        total(|log| log.failures)
+    );
+    for (alarm, shards) in report.alarms() {
+        let shards: Vec<String> = shards.iter().map(usize::to_string).collect();
+        let _ = writeln!(out, "alarm        {} on shard {}: {}", alarm.name, shards.join(", "), alarm.message);
     }
 }
 

@@ -1,7 +1,11 @@
 //! HTTP: `/status` for load balancers, `/metrics` for Prometheus, `/api/v5` with EMQX's paths and field names.
 //! Always true: connections, request heads and waiting times are bounded, and an error is `{code, message}`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Json, Router,
@@ -10,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use contract::report::LogState;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
@@ -86,6 +91,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics_page))
         .route("/api/v5/status", get(status))
         .route("/api/v5/prometheus/stats", get(metrics_page))
+        .route("/api/v5/alarms", get(alarms))
         .route("/api/v5/nodes", get(nodes))
         .route("/api/v5/nodes/{node}", get(node))
         .fallback(not_found)
@@ -94,7 +100,10 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn status(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
-    let up = shared.seen().up;
+    let seen = shared.seen();
+    let up = seen.up;
+    // A node whose log is full still serves: the code stays as it is.
+    let log = seen.report.filter(|_| up).map(|report| report.log().map_or("none", LogState::word));
     let code = if up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let (broker, app) = if up { ("started", "running") } else { ("stopped", "not_running") };
     let wants_json = query.is_some_and(|query| query.split('&').any(|part| part == "format=json"));
@@ -105,11 +114,14 @@ async fn status(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) ->
             "cluster": shared.cluster,
             "broker_status": broker,
             "app_status": app,
+            "log": log,
         }))
         .into_response()
     } else {
         let app = if up { "running" } else { "not running" };
-        format!("Node {} is {broker}\nringmq is {app}", shared.node).into_response()
+        let log = log.filter(|log| *log == LogState::Tight.word() || *log == LogState::Detached.word());
+        let log = log.map_or_else(String::new, |log| format!("\nlog is {log}"));
+        format!("Node {} is {broker}\nringmq is {app}{log}", shared.node).into_response()
     };
     match up {
         true => (code, body).into_response(),
@@ -119,6 +131,30 @@ async fn status(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) ->
 
 async fn metrics_page(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&shared)).into_response()
+}
+
+/// The alarms that are active, with EMQX's field names.
+async fn alarms(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let seen = shared.seen();
+    let report = seen.report.filter(|_| seen.up);
+    let active = report.iter().flat_map(|report| report.alarms());
+    let data: Vec<Value> = active
+        .map(|(alarm, shards)| {
+            let since = shared.alarmed_since(alarm.name).unwrap_or_else(SystemTime::now);
+            let duration = since.elapsed().unwrap_or_default();
+            let since_ms = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            json!({
+                "node": shared.node,
+                "name": alarm.name,
+                "message": alarm.message,
+                "details": { "shards": shards },
+                "activate_at_ms": since_ms,
+                "duration": duration.as_millis() as u64,
+            })
+        })
+        .collect();
+    let count = data.len();
+    Json(json!({ "data": data, "meta": { "page": 1, "limit": count, "count": count, "hasnext": false } }))
 }
 
 async fn nodes(State(shared): State<Arc<Shared>>) -> Json<Value> {

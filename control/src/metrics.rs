@@ -3,7 +3,7 @@
 
 use std::fmt::{Display, Write};
 
-use contract::report::Report;
+use contract::report::{Alarm, LogReport, LogState, Report};
 
 use crate::state::{Seen, Shared};
 
@@ -65,6 +65,8 @@ pub(crate) fn render(shared: &Shared) -> String {
         page.gauges(report);
         page.counters(report);
         page.shards(report);
+        page.logs(report);
+        page.alarms(report);
         page.listeners(report);
         page.links(report);
     }
@@ -129,6 +131,66 @@ impl Page {
             for (index, shard) in report.shards.iter().enumerate() {
                 self.sample(&name, &[("shard", &index.to_string())], value(shard));
             }
+        }
+    }
+
+    fn logs(&mut self, report: &Report) {
+        type Of = fn(&LogReport) -> u64;
+        let values: [(&str, &str, &str, Of); 13] = [
+            ("commits_total", "counter", "Writes of the log: each is one group of batches.", |log| log.commits),
+            ("syncs_total", "counter", "Flushes of the log.", |log| log.syncs),
+            ("batches_total", "counter", "Batches written to the log; one turn of a shard makes one.", |log| {
+                log.batches
+            }),
+            ("bytes_total", "counter", "Bytes written to the log.", |log| log.bytes),
+            ("batches_dropped_total", "counter", "Batches dropped because the log could not be written.", |log| {
+                log.batches_dropped
+            }),
+            (
+                "compactions_total",
+                "counter",
+                "Checkpoints that became complete, and so freed what was before.",
+                |log| log.checkpoints,
+            ),
+            ("detachments_total", "counter", "Times that the log could no longer be written.", |log| log.detachments),
+            ("failures_total", "counter", "Operations on files of the log that failed.", |log| log.failures),
+            ("commit_batches_max", "gauge", "Most batches in one write since the start.", |log| log.commit_batches_max),
+            ("segments", "gauge", "Segments that a recovery would read.", |log| log.segments),
+            ("disk_bytes", "gauge", "Bytes of all files of the log.", |log| log.disk_bytes),
+            ("since_checkpoint_bytes", "gauge", "Bytes since the last complete checkpoint began.", |log| {
+                log.since_checkpoint_bytes
+            }),
+            ("pending_bytes", "gauge", "Bytes that wait to be written to the log.", |log| log.pending_bytes),
+        ];
+        let logs =
+            || report.shards.iter().enumerate().filter_map(|(shard, report)| Some((shard, report.log.as_ref()?)));
+        if logs().next().is_none() {
+            return;
+        }
+        for (name, kind, doc, value) in values {
+            let name = format!("ringmq_log_{name}");
+            self.head(&name, kind, doc);
+            for (shard, log) in logs() {
+                self.sample(&name, &[("shard", &shard.to_string())], value(log));
+            }
+        }
+        let name = "ringmq_log_state";
+        self.head(name, "gauge", "1 for what the log takes: everything, only what makes it smaller, nothing.");
+        for (shard, log) in logs() {
+            for state in [LogState::Ok, LogState::Tight, LogState::Detached] {
+                let labels = [("shard", shard.to_string()), ("state", state.word().to_owned())];
+                let labels = [(labels[0].0, labels[0].1.as_str()), (labels[1].0, labels[1].1.as_str())];
+                self.sample(name, &labels, u8::from(log.state == state));
+            }
+        }
+    }
+
+    fn alarms(&mut self, report: &Report) {
+        let name = "ringmq_alarm";
+        self.head(name, "gauge", "1 while an alarm is active.");
+        for alarm in Alarm::ALL {
+            let active = report.alarms().any(|(found, _)| found == alarm);
+            self.sample(name, &[("name", alarm.name)], u8::from(active));
         }
     }
 
@@ -213,8 +275,12 @@ mod tests {
 
     fn report() -> Report {
         let counter = |name: &str, value| CounterReport { name: name.into(), doc: " Says\nmore.".into(), value };
+        let log = LogReport { state: LogState::Tight, commits: 5, ..LogReport::default() };
         Report {
-            shards: vec![ShardReport { connections: 2, sessions: 3, ..ShardReport::default() }; 2],
+            shards: vec![
+                ShardReport { connections: 2, sessions: 3, ..ShardReport::default() },
+                ShardReport { connections: 2, sessions: 3, log: Some(log), ..ShardReport::default() },
+            ],
             listeners: vec![ListenerReport { kind: "tcp".into(), name: "default".into(), ..ListenerReport::default() }],
             links: vec![LinkReport { name: "a\"b\\".into(), status: "connected".into(), ..LinkReport::default() }],
             counters: vec![counter("messages_sent", 41), counter("shed_queue_full", 2), counter("shed_expired", 1)],
@@ -237,6 +303,11 @@ mod tests {
             "emqx_delivery_dropped_queue_full 2",
             "emqx_connections_count 4",
             "ringmq_shard_sessions{shard=\"1\"} 3",
+            "ringmq_log_commits_total{shard=\"1\"} 5",
+            "ringmq_log_state{shard=\"1\",state=\"tight\"} 1",
+            "ringmq_log_state{shard=\"1\",state=\"ok\"} 0",
+            "ringmq_alarm{name=\"log_full\"} 1",
+            "ringmq_alarm{name=\"log_detached\"} 0",
             "ringmq_link_up{link=\"a\\\"b\\\\\"} 1",
             "ringmq_listener_connections{kind=\"tcp\",name=\"default\",address=\"\"} 0",
         ] {

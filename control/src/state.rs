@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use contract::{config::Config, ctl::Status, report::Report, view::View};
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
 struct Last {
     connected: bool,
     report: Option<(Arc<Report>, Instant)>,
+    /// Alarms by name, and since when they are active.
+    alarms: Vec<(&'static str, SystemTime)>,
 }
 
 /// The data plane as of its last Report.
@@ -57,7 +59,11 @@ impl Shared {
 
     /// The data plane reported.
     pub(crate) fn reported(&self, report: Report) {
-        self.last().report = Some((Arc::new(report), Instant::now()));
+        let mut last = self.last();
+        let before = std::mem::take(&mut last.alarms);
+        let since = |name| before.iter().find(|(known, _)| *known == name).map_or_else(SystemTime::now, |(_, at)| *at);
+        last.alarms = report.alarms().map(|(alarm, _)| (alarm.name, since(alarm.name))).collect();
+        last.report = Some((Arc::new(report), Instant::now()));
     }
 
     pub(crate) fn seen(&self) -> Seen {
@@ -69,6 +75,11 @@ impl Shared {
                 Seen { up: last.connected && age <= REPORT_AGE_MAX, report: Some(report.clone()), age }
             }
         }
+    }
+
+    /// Since when an alarm is active.
+    pub(crate) fn alarmed_since(&self, name: &str) -> Option<SystemTime> {
+        self.last().alarms.iter().find(|(known, _)| *known == name).map(|(_, since)| *since)
     }
 
     pub(crate) fn uptime(&self) -> Duration {

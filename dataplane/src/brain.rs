@@ -1,6 +1,9 @@
 //! The broker as the shell's [`Brain`], and what it writes on the board for control.
 
-use broker::surface::{ConnId, Input, Mailboxes, Output, Turned};
+use broker::{
+    journal::{Dealt, JournalBatch, Standing},
+    surface::{ConnId, Input, Mailboxes, Output, Turned},
+};
 use contract::time::Now;
 
 use crate::{
@@ -36,6 +39,22 @@ impl Brain for Broker {
 
     fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
         self.shard.output(conn)
+    }
+
+    fn restore(&mut self, now: Now, dealt: Dealt, out: &mut impl Output) {
+        self.shard.restore(now, dealt, out);
+    }
+
+    fn standing(&self) -> Standing {
+        self.shard.standing()
+    }
+
+    fn journal(&mut self) -> Option<JournalBatch> {
+        self.shard.journal()
+    }
+
+    fn journal_spent(&mut self, bytes: Vec<u8>) {
+        self.shard.journal_spent(bytes);
     }
 
     fn report(&mut self, board: &Board) {

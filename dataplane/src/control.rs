@@ -19,7 +19,7 @@ use std::{
 
 use broker::{counters::Counters, surface::LinkStatus};
 use contract::{
-    report::{CounterReport, LinkReport, ListenerReport, Order, Report, ShardReport, Told},
+    report::{CounterReport, LinkReport, ListenerReport, LogReport, Order, Report, ShardReport, Told},
     view::{Taken, View},
     wire::{self, Frames},
 };
@@ -28,6 +28,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     data_dir::DataDir,
     listener::Opened,
+    log_thread,
     port::{Gauge, Note, Port},
 };
 
@@ -265,6 +266,26 @@ fn shard_report(port: &Port) -> ShardReport {
         obligations: gauge(Gauge::Obligations),
         staged_bytes: gauge(Gauge::StagedBytes),
         queued: gauge(Gauge::Queued),
+        log: port.log.gauges().map(|(status, stats)| log_report(&status, &stats)),
+    }
+}
+
+fn log_report(status: &log::Status, stats: &log::Stats) -> LogReport {
+    LogReport {
+        state: log_thread::state(status.room),
+        segments: u64::from(status.segments),
+        disk_bytes: status.bytes,
+        since_checkpoint_bytes: status.since_begin_bytes,
+        pending_bytes: status.pending_bytes,
+        commits: stats.commits,
+        syncs: stats.syncs,
+        batches: stats.batches,
+        bytes: stats.bytes,
+        commit_batches_max: stats.commit_batches_max,
+        batches_dropped: stats.batches_dropped,
+        checkpoints: stats.checkpoints,
+        detachments: status.detachments,
+        failures: stats.failures,
     }
 }
 

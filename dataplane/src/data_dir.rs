@@ -26,6 +26,12 @@ pub(crate) struct DirError {
     error: io::Error,
 }
 
+impl DirError {
+    pub(crate) fn new(path: &Path, what: &'static str, error: io::Error) -> DirError {
+        DirError { path: path.to_owned(), what, error }
+    }
+}
+
 impl fmt::Display for DirError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.path.display(), self.what, self.error)
@@ -92,14 +98,23 @@ impl DataDir {
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{name}.new"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.path.join(name))?;
-        // The rename itself is only durable when the directory is.
-        File::open(&self.path)?.sync_all()
+        replace(&self.path, name, content)
     }
+}
+
+/// Makes a file appear whole in `directory`, in the place of an older one, and flushes it: a crash leaves one of the two.
+pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let temporary = directory.join(format!("{name}.new"));
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, directory.join(name))?;
+    flush_directory(directory)
+}
+
+/// What was created, renamed or removed in a directory is only durable when the directory is.
+pub(crate) fn flush_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 fn read_view(bytes: &[u8]) -> Result<View, String> {

@@ -32,13 +32,15 @@ enum Kind {
     Disconnected,
     Refused,
     Link,
+    Log,
+    LogFailed,
     Limit,
     AcceptFailed,
     ListenerFull,
 }
 
 impl Kind {
-    const COUNT: usize = 7;
+    const COUNT: usize = 9;
 }
 
 /// One line, with everything it says.
@@ -56,6 +58,8 @@ enum Text {
     Disconnected { client: String, why: String },
     Refused { client: String, peer: SocketAddr, reason: u8, why: String },
     Link { link: String, what: String, detail: String },
+    Log { what: String, detail: String },
+    LogFailed { why: String },
     Limit { key: &'static str, client: String },
     AcceptFailed { listener: String, error: io::Error },
     ListenerFull { listener: String, peer: SocketAddr },
@@ -116,6 +120,8 @@ fn write(line: Line) {
             tracing::warn!(shard, client, %peer, reason = format_args!("{reason:#04x}"), why, suppressed, "refused");
         }
         Text::Link { link, what, detail } => tracing::info!(shard, link, what, detail, suppressed, "link"),
+        Text::Log { what, detail } => tracing::warn!(shard, what, detail, suppressed, "log"),
+        Text::LogFailed { why } => tracing::error!(shard, why, suppressed, "the log cannot be written"),
         Text::Limit { key, client } => tracing::warn!(shard, key, client, suppressed, "limit reached"),
         Text::AcceptFailed { listener, error } => {
             tracing::error!(shard, listener, %error, suppressed, "accept failed; trying again in a moment");
@@ -148,6 +154,7 @@ impl Events {
             Event::Disconnected { .. } => Kind::Disconnected,
             Event::Refused { .. } => Kind::Refused,
             Event::Link { .. } => Kind::Link,
+            Event::Log { .. } => Kind::Log,
             Event::Limit { .. } => Kind::Limit,
         };
         self.emit(now_us, kind, || match event {
@@ -163,8 +170,19 @@ impl Events {
             Event::Link { link, what, detail } => {
                 Text::Link { link: link.to_owned(), what: what.to_owned(), detail: detail.into_owned() }
             }
+            Event::Log { what, detail } => Text::Log { what: what.to_owned(), detail: detail.into_owned() },
             Event::Limit { key, client } => Text::Limit { key, client: client.to_owned() },
         });
+    }
+
+    /// The log could not do what it wanted.
+    pub(crate) fn log_failed(&mut self, now_us: u64, why: &str) {
+        self.emit(now_us, Kind::LogFailed, || Text::LogFailed { why: why.to_owned() });
+    }
+
+    /// The same again: counted, and told with the next line.
+    pub(crate) fn log_failed_again(&mut self) {
+        self.windows[Kind::LogFailed as usize].suppressed += 1;
     }
 
     /// A listener could not accept.

@@ -5,6 +5,7 @@
 //! One way through it, forward only: [`run`] starts [`executor`]s, each with one [`shard`]; a turn of a shard takes
 //! completions from its [`ring`] ([`inbound`]), runs the broker ([`brain`]), and settles [`connections`]
 //! with the ring again ([`outbound`]); shards meet in [`mailbox`]es and wake each other by [`sleep`].
+//! What has to outlive the process goes through a [`log_port`] to a [`log_thread`], and comes back by [`recovery`].
 
 #![warn(missing_docs)]
 
@@ -19,10 +20,18 @@ mod executor;
 mod inbound;
 mod lane;
 mod listener;
+mod log_dir;
+mod log_files;
+mod log_port;
+mod log_thread;
+pub mod log_tools;
+mod logs;
 mod mailbox;
 mod outbound;
 mod port;
 mod probe;
+mod record_json;
+mod recovery;
 mod ring;
 mod run;
 mod shard;

@@ -20,7 +20,7 @@ use broker::{
 use contract::view::View;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::sleep::Sleep;
+use crate::{log_port::LogPort, sleep::Sleep};
 
 /// Notes that may wait for a shard.
 const NOTES_MAX: usize = 1024;
@@ -29,6 +29,10 @@ const NOTES_MAX: usize = 1024;
 pub(crate) enum Note {
     /// Control has a newer view.
     View(Arc<View>),
+    /// Every shard has taken over what the logs held.
+    Replay,
+    /// The node is complete: connections may be accepted.
+    Accept,
     /// Stop serving.
     Drain,
     /// A name became addresses, or did not.
@@ -43,6 +47,8 @@ pub(crate) struct Port {
     ring: AtomicI32,
     alarm: OwnedFd,
     notes: Mutex<VecDeque<Note>>,
+    /// Between the shard and its log thread.
+    pub(crate) log: LogPort,
     /// Has nothing left to do after a drain.
     pub(crate) drained: AtomicBool,
     /// What it counts.
@@ -56,6 +62,7 @@ impl Port {
             ring: AtomicI32::new(-1),
             alarm: eventfd(0, EventfdFlags::CLOEXEC)?,
             notes: Mutex::new(VecDeque::new()),
+            log: LogPort::new(),
             drained: AtomicBool::new(false),
             board: Board::new(),
         })

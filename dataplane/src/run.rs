@@ -1,8 +1,8 @@
 //! The data plane as a process: from a configuration to running shards, and to the end. Owns the main thread, which
 //! starts everything and then waits for a signal or the end of a shard.
 //!
-//! Always true: a shard that ends unasked ends the process with an error; a stop takes less than
-//! [`STOP_MAX`], whatever clients do.
+//! Always true: a shard that ends unasked ends the process with an error; nobody is accepted before every shard has
+//! taken over what the logs held; a stop takes less than [`STOP_MAX`], whatever clients do.
 
 use std::{
     collections::hash_map::RandomState,
@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use broker::journal::{Dealt, Standing};
 use contract::{
     config::{self, Config},
     ids::ShardId,
@@ -25,7 +26,7 @@ use contract::{
 };
 use rustix::process::Resource;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     iterator::Signals,
 };
 
@@ -38,6 +39,7 @@ use crate::{
     events::Log,
     executor::{self, Pin},
     listener::{self, Listener, Opened, Wanted},
+    logs::{self, Logs, Refused, Running},
     mailbox::{self, Post},
     port::{Note, Port},
     probe,
@@ -55,6 +57,8 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 enum Failure {
     /// This machine cannot run shards.
     Unavailable(probe::Unavailable),
+    /// The logs that are there cannot be used as they are.
+    Unusable(String),
     /// Anything else, as one line for the operator.
     Other(String),
 }
@@ -65,9 +69,23 @@ impl Failure {
     }
 }
 
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Failure {
+        match refused {
+            Refused::Unusable(line) => Failure::Unusable(line),
+            Refused::Failed(line) => Failure::Other(line),
+        }
+    }
+}
+
 /// What the main thread waits for.
 enum News {
-    Started,
+    /// What the logs held was read.
+    Read(Box<Result<Option<Logs>, Refused>>),
+    /// A shard has come so far in its start.
+    Stands(u16, Standing),
+    /// What one log held is on the disk.
+    Flushed,
     Ended(executor::Ended),
     Stop,
 }
@@ -81,6 +99,10 @@ pub fn run(config: Config, report_ready: bool) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Unavailable(missing)) => {
             tracing::error!("{missing}");
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+        Err(Failure::Unusable(line)) => {
+            tracing::error!("{line}");
             ExitCode::from(EXIT_UNAVAILABLE)
         }
         Err(Failure::Other(line)) => {
@@ -118,22 +140,56 @@ fn serve(config: &Config, report_ready: bool) -> Result<(), Failure> {
         // Each queue is empty, so each takes it; the first turn reads it.
         ports.iter().for_each(|port| drop(port.post(Note::View(view.clone()))));
     }
+    // Tables are hashed differently in each process, so that nobody can prepare collisions.
+    let seed = RandomState::new().build_hasher().finish();
+    let mut logs = read_logs(config, shards, seed, &news, &heard)?;
+    let dealt = logs.as_mut().map(Logs::take_dealt);
+    let clock = Clock::start();
     let (log, writer) = Log::start().map_err(Failure::other)?;
-    let start = Start { config, shards, incarnation, ports: &ports, log: &log, news: &news };
-    start.shards(cores, listeners)?;
+    let flushed = news.clone();
+    // The main thread ends last.
+    let flushed = move || drop(flushed.send(News::Flushed));
+    let logs = logs.map(|logs| logs.start(&ports, clock, &log, flushed)).transpose();
+    let mut logs = logs.map_err(Failure::other)?;
+    let start = Start { config, shards, incarnation, ports: &ports, log: &log, news: &news, clock, seed };
+    start.shards(cores, listeners, dealt)?;
+    come_up(&heard, &ports, logs.as_mut())?;
     let stop_control = start_control(data_dir, view, &ports, &opened).map_err(Failure::other)?;
-    await_start(&heard, shards)?;
     if report_ready {
         say_ready(&opened, shards).map_err(Failure::other)?;
     }
     for Opened { name, address, .. } in &opened {
         tracing::info!(listener = name, %address, "listening");
     }
-    let ended = await_end(&heard, &ports);
+    let ended = await_end(&heard, &ports, logs);
     drop(stop_control);
     drop(log);
     writer.finish(LAST_WORDS);
     ended
+}
+
+/// Reads the logs on a thread of its own, so that a stop need not wait for it.
+fn read_logs(
+    config: &Config,
+    shards: u16,
+    seed: u64,
+    news: &mpsc::Sender<News>,
+    heard: &mpsc::Receiver<News>,
+) -> Result<Option<Logs>, Failure> {
+    let (config, news) = (config.clone(), news.clone());
+    let read = move || drop(news.send(News::Read(Box::new(logs::prepare(&config, shards, seed)))));
+    thread::Builder::new().name("recovery".to_owned()).spawn(read).map_err(Failure::other)?;
+    loop {
+        match heard.recv().map_err(Failure::other)? {
+            News::Read(logs) => return Ok((*logs)?),
+            News::Stop => return Err(stopped()),
+            News::Stands(..) | News::Flushed | News::Ended(_) => {}
+        }
+    }
+}
+
+fn stopped() -> Failure {
+    Failure::Other("stopped while starting".to_owned())
 }
 
 fn pin(config: &Config) -> Pin {
@@ -164,24 +220,31 @@ struct Start<'a> {
     ports: &'a Arc<[Arc<Port>]>,
     log: &'a Log,
     news: &'a mpsc::Sender<News>,
+    clock: Clock,
+    seed: u64,
 }
 
 impl Start<'_> {
-    fn shards(&self, cores: Vec<Option<usize>>, listeners: Vec<Vec<Listener>>) -> Result<(), Failure> {
+    fn shards(
+        &self,
+        cores: Vec<Option<usize>>,
+        listeners: Vec<Vec<Listener>>,
+        dealt: Option<Vec<Dealt>>,
+    ) -> Result<(), Failure> {
         let resolver = Resolver::start().map_err(Failure::other)?;
-        let clock = Clock::start();
         let posts = mailbox::posts(self.shards, usize::from(self.config.limits.mailbox_slots));
-        // Tables are hashed differently in each process, so that nobody can prepare collisions.
-        let seed = RandomState::new().build_hasher().finish();
+        // Without a log there is nothing to take over.
+        let mut dealt = dealt.into_iter().flatten();
         for (me, ((core, listeners), post)) in (0..).zip(cores.into_iter().zip(listeners).zip(posts)) {
-            let parts = self.parts(me, listeners, post, clock, resolver.clone());
-            let settings = self.settings(me, seed);
-            let started = self.news.clone();
+            let parts = self.parts(me, listeners, post, resolver.clone());
+            let settings = self.settings(me);
+            let dealt = dealt.next();
             let ended = self.news.clone();
             let make = move || {
-                let shard = Shard::new(Broker::new(settings), parts)?;
-                // The main thread ends last.
-                let _ = started.send(News::Started);
+                let mut shard = Shard::new(Broker::new(settings), parts)?;
+                if let Some(dealt) = dealt {
+                    shard.restore(dealt);
+                }
                 Ok(shard)
             };
             executor::start(me, core, move |end| drop(ended.send(News::Ended(end))), make).map_err(Failure::Other)?;
@@ -189,22 +252,25 @@ impl Start<'_> {
         Ok(())
     }
 
-    fn parts(&self, me: u16, listeners: Vec<Listener>, post: Post, clock: Clock, resolver: Resolver) -> Parts {
+    fn parts(&self, me: u16, listeners: Vec<Listener>, post: Post, resolver: Resolver) -> Parts {
         let limits = &self.config.limits;
         let dials = Dials::new(resolver, self.ports[usize::from(me)].clone());
         let (connections_max, read_bytes_max) = (limits.connections_max as usize, limits.turn_read_bytes as usize);
+        let news = self.news.clone();
         Parts {
             me,
             connections: Connections::new(connections_max, read_bytes_max, dials, self.log.of_shard(me)),
             listeners,
             post,
-            clock,
+            clock: self.clock,
             ports: self.ports.clone(),
             report_every_us: REPORT_US,
+            // The main thread ends last.
+            tell_standing: Box::new(move |standing| drop(news.send(News::Stands(me, standing)))),
         }
     }
 
-    fn settings(&self, me: u16, seed: u64) -> broker::Settings {
+    fn settings(&self, me: u16) -> broker::Settings {
         let config = self.config;
         broker::Settings {
             shard: ShardId(me),
@@ -215,8 +281,9 @@ impl Start<'_> {
             mqtt: config.mqtt.clone(),
             limits: config.limits.clone(),
             retainer: config.retainer.clone(),
+            durability: config.durability.clone(),
             links: config.cluster.links.clone(),
-            seed,
+            seed: self.seed,
             plant: None,
         }
     }
@@ -236,15 +303,31 @@ fn start_control(
     Ok(stop)
 }
 
-fn await_start(heard: &mpsc::Receiver<News>, shards: u16) -> Result<(), Failure> {
-    let mut started = 0;
-    while started < shards {
-        match heard.recv().map_err(Failure::other)? {
-            News::Started => started += 1,
-            News::Ended(ended) => return Err(unasked(ended)),
-            News::Stop => return Err(Failure::Other("stopped while starting".to_owned())),
+/// Brings all shards to the point where connections may be accepted, and lets them.
+fn come_up(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>], mut logs: Option<&mut Running>) -> Result<(), Failure> {
+    let mut standings = vec![Standing::Restoring; ports.len()];
+    let mut unflushed = if logs.is_some() { ports.len() } else { 0 };
+    let mut await_all = |standing: Standing, flushed: bool| {
+        while standings.iter().any(|stands| *stands < standing) || (flushed && unflushed > 0) {
+            match heard.recv().map_err(Failure::other)? {
+                News::Stands(shard, stands) => standings[usize::from(shard)] = stands,
+                News::Flushed => unflushed -= 1,
+                News::Ended(ended) => return Err(unasked(ended)),
+                News::Stop => return Err(stopped()),
+                News::Read(_) => {}
+            }
         }
+        Ok(())
+    };
+    let post = |note: fn() -> Note| ports.iter().for_each(|port| drop(port.post(note())));
+    await_all(Standing::Restored, false)?;
+    if let Some(logs) = &mut logs {
+        logs.taken_over()?;
     }
+    post(|| Note::Replay);
+    // What was found may have been in memory only, and a power loss would take it from those who rely on it.
+    await_all(Standing::Ready, true)?;
+    post(|| Note::Accept);
     Ok(())
 }
 
@@ -260,12 +343,12 @@ fn say_ready(opened: &[Opened], shards: u16) -> io::Result<()> {
 }
 
 /// Waits for the end: a shard's, which is a failure, or that of all after a stop.
-fn await_end(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>]) -> Result<(), Failure> {
+fn await_end(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>], logs: Option<Running>) -> Result<(), Failure> {
     loop {
         match heard.recv().map_err(Failure::other)? {
-            News::Started => {}
             News::Ended(ended) => return Err(unasked(ended)),
             News::Stop => break,
+            News::Stands(..) | News::Flushed | News::Read(_) => {}
         }
     }
     tracing::info!("draining");
@@ -278,12 +361,15 @@ fn await_end(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>]) -> Result<(), Fa
                 result.map_err(|error| Failure::Other(format!("shard {shard} failed while draining: {error}")))?;
                 running -= 1;
             }
-            Ok(News::Started | News::Stop) => {}
+            Ok(_) => {}
             Err(_) => {
                 tracing::warn!(running, "shards are still busy; stopping without them");
                 break;
             }
         }
+    }
+    if let Some(logs) = logs {
+        logs.finish(end);
     }
     tracing::info!("stopped");
     Ok(())
@@ -296,12 +382,13 @@ fn unasked(ended: executor::Ended) -> Failure {
 }
 
 /// SIGTERM and SIGINT drain; a supervised data plane is not in the terminal's process group, so Ctrl-C reaches it
-/// through its supervisor only. SIGHUP must not end us: what can change live comes in a View.
+/// through its supervisor only. SIGHUP must not end us: what can change live comes in a View. Nor must SIGXFSZ: a file
+/// that may not grow is a full disk to us.
 fn watch_signals(news: mpsc::Sender<News>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            if signal != SIGHUP {
+            if matches!(signal, SIGTERM | SIGINT) {
                 // The main thread ends last.
                 let _ = news.send(News::Stop);
             }

@@ -10,8 +10,12 @@
 //! what must wake it is a completion of that ring: a socket, a wake by another shard, the alarm of an
 //! ordinary thread, or the deadline.
 //!
-//! **A turn**: what the last turn left to tell -> completions -> deadlines -> notes -> the broker's turn (mail
-//! included) -> settle connections -> wake other shards. Submitting all of it and sleeping is one system call.
+//! **A turn**: what the last turn left to tell -> completions -> deadlines -> notes -> how the log is -> the broker's
+//! turn (mail included) -> what it recorded to the log thread -> settle connections -> wake other shards. Submitting
+//! all of it and sleeping is one system call.
+//!
+//! **A start**: a shard takes turns from the beginning, because shards need each other to take over what the logs held
+//! ([`Standing`]); it accepts connections when it is told to ([`Note::Accept`]).
 
 use std::{
     io,
@@ -19,13 +23,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use broker::surface::{ConnId, DialId, Input, Mailboxes, Output, Turned};
+use broker::{
+    journal::{Dealt, JournalBatch, Standing},
+    surface::{ConnId, DialId, Input, Mailboxes, Output, Turned},
+};
 use contract::time::Now;
 
 use crate::{
     connections::{Connections, Due, Pending},
     inbound,
     listener::Listener,
+    log_port::Handover,
     mailbox::Post,
     outbound,
     port::{Board, Gauge, Note, Port},
@@ -49,7 +57,23 @@ pub(crate) trait Brain {
     fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
     /// Writes its numbers.
     fn report(&mut self, board: &Board);
+
+    /// See [`broker::Shard::restore`].
+    fn restore(&mut self, _: Now, _: Dealt, _: &mut impl Output) {}
+    /// See [`broker::Shard::standing`].
+    fn standing(&self) -> Standing {
+        Standing::Ready
+    }
+    /// See [`broker::Shard::journal`].
+    fn journal(&mut self) -> Option<JournalBatch> {
+        None
+    }
+    /// See [`broker::Shard::journal_spent`].
+    fn journal_spent(&mut self, _: Vec<u8>) {}
 }
+
+/// Told when a shard has come further in its start.
+pub(crate) type TellStanding = Box<dyn FnMut(Standing) + Send>;
 
 /// The clock of all shards of a process: monotonic time counts from one moment for all of them.
 #[derive(Clone, Copy)]
@@ -64,7 +88,7 @@ impl Clock {
     }
 
     /// Read once per turn.
-    fn now(self) -> Now {
+    pub(crate) fn now(self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // One second ahead of zero, so that no deadline or stamp is ever mistaken for "never".
         let mono_us = 1_000_000 + self.start.elapsed().as_micros() as u64;
@@ -88,6 +112,10 @@ pub(crate) struct Shard<B> {
     deferred: Vec<Completion>,
     alarmed: bool,
     turned: Turned,
+    handover: Handover,
+    /// What was told last.
+    standing: Option<Standing>,
+    tell_standing: TellStanding,
     report_every_us: u64,
     reported_us: u64,
     drain_until_us: Option<u64>,
@@ -103,17 +131,15 @@ pub(crate) struct Parts {
     pub(crate) ports: Arc<[Arc<Port>]>,
     /// [`REPORT_US`], or longer in tests that must not be woken by it.
     pub(crate) report_every_us: u64,
+    pub(crate) tell_standing: TellStanding,
 }
 
 impl<B: Brain> Shard<B> {
     /// Sets up the ring. Called on the shard's own thread.
     pub(crate) fn new(brain: B, parts: Parts) -> io::Result<Shard<B>> {
-        let Parts { me, connections, mut listeners, post, clock, ports, report_every_us } = parts;
+        let Parts { me, connections, listeners, post, clock, ports, report_every_us, tell_standing } = parts;
         let mut ring = Ring::new()?;
         let me = usize::from(me);
-        for listener in &mut listeners {
-            listener.arm(&mut ring);
-        }
         ring.listen_to_alarm(ports[me].alarm());
         ports[me].open(ring.descriptor());
         Ok(Shard {
@@ -130,10 +156,20 @@ impl<B: Brain> Shard<B> {
             // Notes may have been left before the ring was there.
             alarmed: true,
             turned: Turned { busy: true, deadline_us: u64::MAX },
+            handover: Handover::default(),
+            standing: None,
+            tell_standing,
             report_every_us,
             reported_us: 0,
             drain_until_us: None,
         })
+    }
+
+    /// Takes over what the logs held, before the first turn.
+    pub(crate) fn restore(&mut self, dealt: Dealt) {
+        let now = self.clock.now();
+        self.connections.begin(now.mono_us);
+        self.brain.restore(now, dealt, &mut self.connections);
     }
 
     /// Turn after turn until a drain is complete or the ring fails.
@@ -158,7 +194,9 @@ impl<B: Brain> Shard<B> {
         self.complete(now);
         self.expire(now);
         self.read_notes(now);
+        self.read_log(now);
         self.turned = self.brain.turn(now, &mut self.post, &mut self.connections);
+        self.hand_over();
         outbound::settle(&mut self.connections, &mut self.ring, &mut self.brain);
         let (ports, ring) = (&self.ports, &mut self.ring);
         self.post.roused(|to| wake(ring, ports, to));
@@ -174,7 +212,7 @@ impl<B: Brain> Shard<B> {
         }
         let port = &self.ports[self.me];
         port.sleep.announce();
-        if self.post.mail() {
+        if self.post.mail() || port.log.calls(&self.handover) {
             port.sleep.retract();
             return Patience::None;
         }
@@ -270,6 +308,8 @@ impl<B: Brain> Shard<B> {
             match note {
                 Note::View(view) => self.brain.input(now, Input::View(&view), &mut self.connections),
                 Note::Resolved { dial, addresses } => self.connections.resolved(dial, addresses),
+                Note::Replay => self.brain.input(now, Input::Replay, &mut self.connections),
+                Note::Accept => self.listeners.iter_mut().for_each(|listener| listener.arm(&mut self.ring)),
                 Note::Drain if self.drain_until_us.is_none() => {
                     self.drain_until_us = Some(now.mono_us + DRAIN_US);
                     for listener in &mut self.listeners {
@@ -278,6 +318,31 @@ impl<B: Brain> Shard<B> {
                     self.brain.input(now, Input::Drain, &mut self.connections);
                 }
                 Note::Drain => {}
+            }
+        }
+    }
+
+    /// How far the log has come.
+    fn read_log(&mut self, now: Now) {
+        if let Some(status) = self.ports[self.me].log.status() {
+            self.brain.input(now, Input::Logged(status), &mut self.connections);
+        }
+    }
+
+    /// What the turn has recorded goes to the log before anything that depends on it leaves.
+    fn hand_over(&mut self) {
+        let port = &self.ports[self.me].log;
+        let batch = self.brain.journal();
+        if batch.is_some()
+            && let Some(spent) = port.spent()
+        {
+            self.brain.journal_spent(spent);
+        }
+        self.handover.offer(port, batch);
+        if self.standing != Some(Standing::Ready) {
+            let standing = self.brain.standing();
+            if self.standing.replace(standing) != Some(standing) {
+                (self.tell_standing)(standing);
             }
         }
     }
@@ -296,7 +361,7 @@ impl<B: Brain> Shard<B> {
     /// Whether a drain is complete: on this shard and all others, whose last mail still counts, or out of time.
     fn drained(&mut self, now: Now) -> bool {
         let Some(until_us) = self.drain_until_us else { return false };
-        let idle = self.connections.len() == 0 && !self.turned.busy && !self.post.mail();
+        let idle = self.connections.len() == 0 && !self.turned.busy && !self.post.mail() && self.handover.is_empty();
         self.ports[self.me].drained.store(idle, Ordering::Release);
         now.mono_us >= until_us || self.ports.iter().all(|port| port.drained.load(Ordering::Acquire))
     }

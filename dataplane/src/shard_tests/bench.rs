@@ -12,7 +12,8 @@ use crate::{
     events::Log,
     executor::{self, Ended},
     listener::{self, Wanted},
-    mailbox,
+    log_dir::LogDir,
+    log_thread, mailbox,
     port::{Gauge, Note, Port},
     shard::{Brain, Clock, Parts, REPORT_US, Shard},
 };
@@ -42,6 +43,23 @@ impl Default for Plan {
 }
 
 impl Bench {
+    /// Starts the log thread of every shard, in directories of `logs`.
+    pub(super) fn start_logs(&self, logs: &LogDir, settings: impl Fn(u16) -> log::Settings) {
+        let layout = logs.create(self.ports.len() as u16).expect("the layout is created");
+        for (shard, port) in (0..).zip(self.ports.iter()) {
+            let parts = log_thread::Parts {
+                shard,
+                settings: settings(shard),
+                tail: log::Tail::fresh(),
+                port: port.clone(),
+                clock: Clock::start(),
+                events: Log::start().expect("a thread").0.of_shard(shard),
+                alive: mpsc::channel().0,
+            };
+            log_thread::start(parts, logs.shard(layout, shard), || {}).expect("a thread");
+        }
+    }
+
     pub(super) fn start<B: Brain + Send + 'static>(plan: &Plan, brain: impl Fn(u16) -> B) -> Bench {
         let bind = SocketAddr::from(([127, 0, 0, 1], 0));
         let wanted = Wanted { index: 0, name: "default".to_owned(), bind, max_connections: plan.max_connections };
@@ -56,13 +74,15 @@ impl Bench {
             let dials = Dials::new(resolver.clone(), ports[usize::from(me)].clone());
             let connections = Connections::new(plan.max_connections, 1 << 20, dials, log.of_shard(me));
             let report_every_us = plan.report_every_us;
-            let parts = Parts { me, connections, listeners, post, clock, ports: ports.clone(), report_every_us };
+            let (ports, tell_standing) = (ports.clone(), Box::new(|_| {}));
+            let parts = Parts { me, connections, listeners, post, clock, ports, report_every_us, tell_standing };
             let brain = brain(me);
             let ends = ends.clone();
             // The bench may be gone when a test has failed.
             let tell = move |ended| drop(ends.send(ended));
             executor::start(me, None, tell, move || Shard::new(brain, parts)).expect("a thread");
         }
+        ports.iter().for_each(|port| assert!(port.post(Note::Accept).is_ok()));
         Bench { address: opened[0].address, ports, ended }
     }
 
