@@ -19,6 +19,8 @@ pub(crate) struct Conn {
     pub(crate) held: Option<Box<Held>>,
     /// The shell was told of `out` and has not taken it.
     pub(crate) told: bool,
+    /// The batch that CONNACK waits for; nothing else may be said before it.
+    pub(crate) connack_until: u64,
     /// Bytes received and not consumed: an incomplete packet, or everything while paused.
     pub(crate) unread: Vec<u8>,
     /// Why input is not consumed; see [`pause`].
@@ -143,10 +145,10 @@ pub(crate) struct Open {
     pub(crate) acks: Acks,
     /// The remote that this connection may speak for.
     pub(crate) link: LinkAccess,
-    /// It has sent route payloads: the owner of the link must hear when it ends.
-    pub(crate) routes: Option<u16>,
     /// Publishes that have not been routed, because the log does not have them yet.
     pub(crate) deferred: u32,
+    /// It has sent route payloads: the owner of the link must hear when it ends.
+    pub(crate) routes: Option<u16>,
     /// DISCONNECT 0x00 came: no will.
     pub(crate) goodbye: bool,
 }
@@ -244,6 +246,7 @@ impl Conns {
             out: Vec::new(),
             held: None,
             told: false,
+            connack_until: 0,
             unread: Vec::new(),
             paused: 0,
             heard_us: now_us,

@@ -138,7 +138,6 @@ impl Shard {
         if let Some((reason, why)) = self.log_refuses_connect(client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
-        let before = self.journal.position();
         let (session, present) = self.attach_session(connect, client, &protocol, out);
         let link = match self.conns.get(id) {
             Some(conn) => {
@@ -164,14 +163,13 @@ impl Shard {
                 self.journal.opened(state.number, client, expiry_s, will);
             }
         }
-        let recorded = self.journal.position() != before;
         self.counters.one(Counter::client_connected);
         let mono_us = self.now.mono_us;
         let Some(conn) = self.conns.get(id) else { return };
-        if recorded {
-            let at = conn.out.len();
-            self.journal.gate(conn, at, mono_us);
-        }
+        // Also what an earlier connection of this client changed has to be kept before this one hears of it.
+        let at = conn.out.len();
+        self.journal.gate(conn, at, mono_us);
+        conn.connack_until = self.journal.until();
         let connack = self.settings.connack(connect, &protocol, assigned, present);
         encode::connack(&mut conn.out, connect.version, &connack);
         conn.wire = Wire {
@@ -259,7 +257,7 @@ impl Shard {
         let Some(conn) = self.conns.at(index) else { return };
         self.counters.one(Counter::session_taken_over);
         let id = conn.id;
-        if conn.wire.v5 {
+        if conn.wire.v5 && conn.connack_until <= self.journal.durable() {
             let with = DisconnectProps::default();
             encode::disconnect(conn.farewell(), Version::V5, Reason::SessionTakenOver, &with);
         }
@@ -325,7 +323,14 @@ impl Shard {
     pub(crate) fn misbehaved(&mut self, id: ConnId, misbehaved: Misbehaved, out: &mut impl Output) {
         let Some(conn) = self.conns.get(id) else { return };
         let peer = conn.peer;
-        if conn.wire.v5 {
+        //= MQTT-3.14.0-1
+        if let Phase::Open(open) = &conn.phase
+            && conn.connack_until > self.journal.durable()
+        {
+            let (version, properties) = (open.protocol.version, ConnackProperties::default());
+            let connack = Connack { session_present: false, reason: misbehaved.reason, properties };
+            encode::connack(conn.farewell(), version, &connack);
+        } else if conn.wire.v5 {
             //= MQTT-4.13.1-1
             encode::disconnect(conn.farewell(), Version::V5, misbehaved.reason, &DisconnectProps::default());
         }
@@ -519,7 +524,8 @@ impl Shard {
         let ids: Vec<ConnId> = self.conns.ids().collect();
         for id in ids {
             let Some(conn) = self.conns.get(id) else { continue };
-            if conn.wire.v5 && matches!(conn.phase, Phase::Open(_)) {
+            let greeted = conn.connack_until <= self.journal.durable();
+            if conn.wire.v5 && greeted && matches!(conn.phase, Phase::Open(_)) {
                 let with = DisconnectProps::default();
                 encode::disconnect(conn.farewell(), Version::V5, Reason::ServerShuttingDown, &with);
             }

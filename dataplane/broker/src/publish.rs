@@ -158,7 +158,7 @@ impl Shard {
             let packet = publish.packet_id.map_or(0, PacketId::get);
             wait.unfinished(self.record_publish(&message, number, packet));
         }
-        let routed = if durable || self.conns.open(id).is_some_and(|open| open.deferred > 0) {
+        let routed = if durable || self.journal.deferring(publisher) {
             self.defer_publish(id, &message, &mut wait, out)
         } else {
             self.route(&message, &mut wait, Some(id), out)

@@ -41,6 +41,10 @@ impl Shard {
                 self.pause(*from, pause::LOG, out);
             }
         }
+        if let What::Publish { kept, .. } = &what {
+            let publisher = kept.message(self.now.mono_us).publisher;
+            *self.journal.deferring.entry(publisher).or_default() += 1;
+        }
         let until = self.journal.until();
         self.journal.deferred.push_back(Deferred { until, what });
     }
@@ -53,7 +57,7 @@ impl Shard {
             let Some(Deferred { what, .. }) = self.journal.deferred.pop_front() else { break };
             match what {
                 What::Publish { from, waiter, token, kept } => {
-                    self.undefer(from, out);
+                    self.undefer(from, &kept, out);
                     self.route_deferred(from, waiter, token, &kept, out);
                     self.pool.release(kept);
                 }
@@ -67,7 +71,7 @@ impl Shard {
         for Deferred { what, .. } in core::mem::take(&mut self.journal.deferred) {
             match what {
                 What::Publish { from, waiter, token, kept } => {
-                    self.undefer(from, out);
+                    self.undefer(from, &kept, out);
                     if kept.message(self.now.mono_us).durable {
                         self.report(token, Outcome::refused(Reason::QuotaExceeded), out);
                     } else {
@@ -84,7 +88,14 @@ impl Shard {
         }
     }
 
-    fn undefer(&mut self, from: Option<ConnId>, out: &mut impl Output) {
+    fn undefer(&mut self, from: Option<ConnId>, kept: &Kept, out: &mut impl Output) {
+        let publisher = kept.message(self.now.mono_us).publisher;
+        if let Some(count) = self.journal.deferring.get_mut(&publisher) {
+            *count -= 1;
+            if *count == 0 {
+                self.journal.deferring.remove(&publisher);
+            }
+        }
         let Some(from) = from else { return };
         let Some(open) = self.conns.open(from) else { return };
         open.deferred = open.deferred.saturating_sub(1);

@@ -113,6 +113,8 @@ pub(crate) struct Journal {
     pub(crate) waits: VecDeque<(u64, u16, u64)>,
     /// What leaves when it is kept, in order.
     pub(crate) deferred: VecDeque<Deferred>,
+    /// How many publishes of each publisher are among them, whichever connection they came on.
+    pub(crate) deferring: BTreeMap<u64, u32>,
     /// Connections whose output waits for a batch, and since when.
     pub(crate) gated: VecDeque<(u64, ConnId, u64)>,
     /// Connections that wait for something that cannot be kept.
@@ -171,6 +173,7 @@ impl Journal {
             unconfirmed_bytes: 0,
             waits: VecDeque::new(),
             deferred: VecDeque::new(),
+            deferring: BTreeMap::new(),
             gated: VecDeque::new(),
             doomed: Vec::new(),
             refused: Vec::new(),
@@ -194,6 +197,12 @@ impl Journal {
             shards,
             me: me.0,
         }
+    }
+
+    /// Something that this publisher sent before waits for the log.
+    #[inline]
+    pub(crate) fn deferring(&self, publisher: u64) -> bool {
+        !self.deferring.is_empty() && self.deferring.contains_key(&publisher)
     }
 
     /// There is a log: persistent things are recorded, or refused.

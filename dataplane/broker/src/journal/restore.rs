@@ -139,7 +139,7 @@ impl Shard {
         for (group, filter, kept) in regroup {
             self.regroup(&group, &filter, &kept, out);
         }
-        self.leave_restored();
+        self.leave_restored(out);
     }
 
     /// Routes a publish of an earlier life again, under its old message id.
@@ -184,8 +184,9 @@ impl Shard {
     }
 
     /// Nobody is connected: from now on sessions and wills have their deadlines.
-    fn leave_restored(&mut self) {
+    fn leave_restored(&mut self, out: &mut impl Output) {
         let now = self.now;
+        let mut due = Vec::new();
         for index in 0..self.sessions.places() {
             let Some(session) = self.sessions.at(index) else { continue };
             let id = SessionId { index, generation: session.generation };
@@ -197,9 +198,16 @@ impl Shard {
             }
             let due_ms = if session.will_due_us == 0 { 0 } else { now.wall_of_us(session.will_due_us) };
             let (number, ends_ms) = (session.number, now.wall_of_us(session.ends_us));
+            if session.ends_us <= now.mono_us || (1..=now.mono_us).contains(&session.will_due_us) {
+                due.push(id);
+            }
             if core::mem::take(&mut session.cut) {
                 self.journal.left(number, ends_ms, due_ms);
             }
+        }
+        // Before anybody can come back to a session that is over, or in time for a will that is due.
+        for id in due {
+            self.session_timer(id, out);
         }
     }
 

@@ -336,7 +336,7 @@ fn output_that_waits_for_the_log_for_too_long_ends_its_connection() {
     }
     assert!(rig.closed(client));
     assert_eq!(rig.count(Counter::log_waits_timed_out), 1);
-    assert_eq!(rig.got(client), ["disconnect QuotaExceeded"]);
+    assert_eq!(rig.got(client), ["connack QuotaExceeded false"]);
 }
 
 #[test]
