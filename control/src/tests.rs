@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use contract::{
     config::Config,
     ctl::Ask,
-    report::{Order, Report, ShardReport, Told},
+    report::{LogReport, LogState, Order, Report, ShardReport, Told},
     view::{Page, View, ViewNumber},
     wire::{self, Frames},
 };
@@ -235,6 +235,36 @@ async fn status_says_503_until_the_data_plane_reports() {
     assert!(nodes.contains("\"node_status\":\"running\"") && nodes.contains("\"live_connections\":3"), "{nodes}");
     assert!(page(address, "/api/v5/nodes/ringmq@127.0.0.1").await.contains("\"connections\":3"));
     assert!(page(address, "/metrics").await.contains("\nemqx_connections_count 3\n"));
+}
+
+#[tokio::test]
+async fn a_log_that_takes_nothing_is_an_alarm_and_the_node_still_serves() {
+    let world = World::new();
+    let address = world.http().await;
+    let reported = |state| {
+        let log = Some(LogReport { state, ..LogReport::default() });
+        let shards = vec![ShardReport::default(), ShardReport { log, ..ShardReport::default() }];
+        world.shared.connected(true);
+        world.shared.reported(Report { shards, ..Report::default() });
+    };
+    for (state, word, alarm) in
+        [(LogState::Tight, "tight", "log_full"), (LogState::Detached, "detached", "log_detached")]
+    {
+        reported(state);
+        let status = page(address, "/status").await;
+        assert!(status.starts_with("HTTP/1.1 200") && status.ends_with(&format!("\nlog is {word}")), "{status}");
+        assert!(page(address, "/status?format=json").await.contains(&format!("\"log\":\"{word}\"")));
+        let alarms = page(address, "/api/v5/alarms").await;
+        assert!(alarms.contains(&format!("\"name\":\"{alarm}\"")) && alarms.contains("\"shards\":[1]"), "{alarms}");
+        let since = world.shared.alarmed_since(alarm);
+        reported(state);
+        assert!(since.is_some() && world.shared.alarmed_since(alarm) == since, "it lasts");
+        assert!(ctl::render(&world.shared.status()).contains(&format!("{alarm} on shard 1")));
+    }
+    reported(LogState::Ok);
+    assert!(page(address, "/status").await.ends_with("ringmq is running"));
+    assert!(page(address, "/api/v5/alarms").await.contains("\"data\":[]"));
+    assert_eq!(world.shared.alarmed_since("log_detached"), None);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod clusters;
 mod forwarding;
 mod hostile;
 mod interest;
+mod kept;
 mod peer;
 mod recovery;
 

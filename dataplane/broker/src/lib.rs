@@ -143,6 +143,8 @@ pub struct Shard {
     /// Identity of this shard's stream; the sequence is filled in per message.
     pub(crate) origin: MessageId,
     pub(crate) sequence: u64,
+    /// The same of its stream of publishes that are repeated after a crash.
+    pub(crate) durable_sequence: u64,
     /// Client ids assigned so far.
     pub(crate) assigned: u64,
     pub(crate) draining: bool,
@@ -205,6 +207,7 @@ impl Shard {
                 sequence: 0,
             },
             sequence: 0,
+            durable_sequence: 0,
             assigned: 0,
             draining: false,
             resumed: Vec::new(),

@@ -455,7 +455,7 @@ impl Shard {
         // It fires once, whatever happens meanwhile.
         let durable = number != 0 && self.journal.grows();
         let message = Message {
-            id: self.next_id(will.qos != Qos::AtMostOnce || will.retain || durable),
+            id: self.next_id(will.qos != Qos::AtMostOnce || will.retain, durable),
             stamp: 0,
             expiry_ms: will.expiry_s.map_or(u64::MAX, |s| u64::from(s) * 1000),
             publisher,

@@ -265,7 +265,7 @@ impl Shard {
             properties.extend_from_slice(data);
         }
         let message = Message {
-            id: self.next_id(true),
+            id: self.next_id(true, false),
             stamp: 0,
             expiry_ms: u64::MAX,
             publisher: 0,
@@ -348,7 +348,7 @@ impl Shard {
                 inbound.properties.forwarded(&mut properties);
                 let publisher = if inbound.from.is_empty() { 0 } else { hash::stable(inbound.from.as_bytes()) };
                 let message = Message {
-                    id: self.next_id(inbound.qos != Qos::AtMostOnce),
+                    id: self.next_id(inbound.qos != Qos::AtMostOnce, false),
                     stamp: 0,
                     expiry_ms: inbound.message_expiry_s.map_or(u64::MAX, |s| u64::from(s) * 1000),
                     publisher,

@@ -13,13 +13,14 @@ use alloc::{
 };
 
 use ::link::wire;
+use contract::hash;
 
 use crate::{
     Shard,
     counters::Counter,
     event::Event,
     frame::{Message, MessageId},
-    journal::Body,
+    journal::{Body, record::Stream},
     link_inbound::owned,
     links::Links,
     surface::Output,
@@ -80,6 +81,15 @@ impl Shard {
                 self.journal.wanted(&one.config.name, filter, *begins);
             }
         }
+    }
+
+    /// Had the outlets of its home shard this publish already: before a crash, or when it was repeated first? A home
+    /// records what its outlets took, and how far it took its own stream, in the same batch.
+    pub(crate) fn outlets_had(&self, message: &Message<'_>) -> bool {
+        let (stream, sequence) = (Stream::of(&message.id), message.id.sequence);
+        let partition = (message.publisher % u64::from(hash::PARTITIONS)) as u16;
+        self.repeats(message)
+            && (self.history.took(stream, sequence, partition) || self.links.repeated.contains(&(stream, sequence)))
     }
 
     /// A checkpoint begins: what is taken from now on records itself.

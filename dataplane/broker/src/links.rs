@@ -3,7 +3,12 @@
 //! name also: the requester, which announces what all shards want, and the table of the remote's actors.
 //! What a remote's own connections say to us is handled in [`crate::link_inbound`].
 
-use alloc::{borrow::Cow, collections::BTreeMap, string::String, vec::Vec};
+use alloc::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    string::String,
+    vec::Vec,
+};
 use core::net::{Ipv4Addr, SocketAddr};
 
 use ahash::RandomState;
@@ -29,6 +34,7 @@ use crate::{
     event::Event,
     frame::{self, BadFrame, Fields, Frame, Kind, Message, MessageId, put_blob, put_text},
     interest::Dest,
+    journal::record::Stream,
     lifecycle::close,
     link_journal::{Orphans, forwarded},
     publish::LINK_PREFIX,
@@ -53,6 +59,8 @@ pub(crate) struct Links {
     /// Something happened since the counters were refreshed.
     stale: bool,
     pub(crate) orphans: Orphans,
+    /// Publishes of an earlier life that the outlets have taken since the start.
+    pub(crate) repeated: BTreeSet<(Stream, u64)>,
 }
 
 /// One configured link.
@@ -91,6 +99,8 @@ pub(crate) struct LinksTook {
     pub(crate) taken: usize,
     /// Outlets that shed it at once: their remote wanted it and does not get it.
     pub(crate) shed: usize,
+    /// The log cannot take what has to be kept for a remote: the publisher has to be told, whoever else got it.
+    pub(crate) refused: bool,
 }
 
 /// How often the counters of the outlets are brought up to date.
@@ -116,6 +126,7 @@ impl Links {
             refresh_us: 0,
             stale: true,
             orphans: Orphans::default(),
+            repeated: BTreeSet::new(),
         }
     }
 
@@ -247,6 +258,11 @@ impl Shard {
                 Some(false) => took.shed += 1,
                 None => {}
             }
+        }
+        let kept = message.qos != Qos::AtMostOnce;
+        took.refused = took.shed > 0 && kept && !self.journal.grows();
+        if took.shed == 0 && self.repeats(message) {
+            self.links.repeated.insert((Stream::of(&message.id), message.id.sequence));
         }
         took
     }

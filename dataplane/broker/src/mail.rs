@@ -298,7 +298,7 @@ impl Shard {
     fn frame_page(&mut self, from: u16, fields: &mut Fields<'_>, out: &mut impl Output) -> Result<(), BadFrame> {
         let (query, last) = (fields.u32()?, fields.u8()? != 0);
         let count = fields.u32()? as usize;
-        if count > usize::from(self.settings.shards) {
+        if count > 2 * usize::from(self.settings.shards) {
             return Err(BadFrame::Field("streams"));
         }
         let mut taken = Vec::with_capacity(count);

@@ -21,7 +21,7 @@ use crate::{
     counters::Counter,
     deliver::{Delivered, tell},
     frame::{self, Kind, Message, MessageId, must},
-    journal::{Again, Unfinished, What, record::Stream},
+    journal::{Again, Unfinished, What, record::{DURABLE_STREAM, Stream}},
     links::LinksTook,
     obligation::{Outcome, Wait, Waiter},
     plant::Plant,
@@ -141,7 +141,7 @@ impl Shard {
             publish.properties.forwarded(&mut properties);
         }
         let message = Message {
-            id: self.next_id(publish.qos != Qos::AtMostOnce || publish.retain),
+            id: self.next_id(publish.qos != Qos::AtMostOnce || publish.retain, durable),
             stamp: 0,
             expiry_ms: publish.properties.message_expiry_s.map_or(u64::MAX, |s| u64::from(s) * 1000),
             publisher,
@@ -158,7 +158,7 @@ impl Shard {
             let packet = publish.packet_id.map_or(0, PacketId::get);
             wait.unfinished(self.record_publish(&message, number, packet));
         }
-        let routed = if durable || self.journal.deferring(publisher) {
+        let routed = if durable || self.conns.open(id).is_some_and(|open| open.deferred > 0) {
             self.defer_publish(id, &message, &mut wait, out)
         } else {
             self.route(&message, &mut wait, Some(id), out)
@@ -235,7 +235,13 @@ impl Shard {
     }
 
     /// Identity of the next message of this shard's stream; QoS 0 messages that nobody stores need none.
-    pub(crate) fn next_id(&mut self, numbered: bool) -> MessageId {
+    /// What waits for the log before it is routed has a stream of its own, because others overtake it.
+    pub(crate) fn next_id(&mut self, numbered: bool, durable: bool) -> MessageId {
+        if durable {
+            self.durable_sequence += 1;
+            let stream = self.origin.stream | DURABLE_STREAM;
+            return MessageId { stream, sequence: self.durable_sequence, ..self.origin };
+        }
         if numbered {
             self.sequence += 1;
         }
@@ -278,12 +284,11 @@ impl Shard {
             true => (Delivered::default(), Delivered::default()),
             false => (self.deliver_groups(message, wait, out), self.deliver_here(message, out)),
         };
-        // Outlets of this shard took a repeated publish when it was published.
-        let links = match message.from_link || self.repeats(message) {
+        let links = match message.from_link || self.outlets_had(message) {
             true => LinksTook::default(),
             false => self.offer_links(wanted.links, message, from),
         };
-        refused |= groups.refused || here.refused;
+        refused |= groups.refused || here.refused || links.refused;
         if !refused {
             self.taken(message);
         }

@@ -18,7 +18,7 @@ use crate::{
     frame::{self, Kind, Message, put_text},
     index::has_wildcard,
     plant::Plant,
-    retained::{Page, Query},
+    retained::{Page, Query, place_of},
     session::SessionId,
     subscriptions::Options,
     surface::Output,
@@ -251,7 +251,7 @@ impl Replay {
     fn has_newer(&self, value: &Message<'_>, taken: &[u64]) -> bool {
         let topic = hash::stable(value.topic.as_bytes());
         let Some(&(stream, sequence)) = self.live.get(&topic) else { return false };
-        let owner_took_it = taken.get(stream as usize).is_some_and(|taken| sequence <= *taken);
+        let owner_took_it = taken.get(place_of(stream)).is_some_and(|taken| sequence <= *taken);
         !owner_took_it || (stream, sequence) == (value.id.stream, value.id.sequence)
     }
 }

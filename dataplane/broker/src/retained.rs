@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use crate::{
     counters::{Counter, Counters},
     frame::{self, Kept, Kind, Message, Pool},
+    journal::record::DURABLE_STREAM,
     tree::LevelTree,
 };
 
@@ -37,7 +38,7 @@ impl From<&Retainer> for RetainedLimits {
 pub(crate) struct Retained {
     values: LevelTree<Kept>,
     bytes: u64,
-    /// Highest sequence of a retained publish taken from each shard of this node.
+    /// Highest sequence of a retained publish taken from each stream of this node; see [`place_of`].
     taken: Vec<u64>,
     /// (expiry, topic) of the values that expire.
     expiries: BTreeSet<(u64, Box<str>)>,
@@ -94,7 +95,7 @@ impl Retained {
         Retained {
             values: LevelTree::new(seed),
             bytes: 0,
-            taken: alloc::vec![0; usize::from(shards)],
+            taken: alloc::vec![0; 2 * usize::from(shards)],
             expiries: BTreeSet::new(),
             cursors: HashMap::with_hasher(RandomState::with_seeds(seed, 11, 12, 13)),
             queries: Vec::new(),
@@ -124,7 +125,7 @@ impl Retained {
         pool: &mut Pool,
         counters: &mut Counters,
     ) -> Taken<'_> {
-        if let Some(taken) = self.taken.get_mut(message.id.stream as usize) {
+        if let Some(taken) = self.taken.get_mut(place_of(message.id.stream)) {
             *taken = (*taken).max(message.id.sequence);
         }
         //= MQTT-3.3.1-6
@@ -290,6 +291,11 @@ impl Retained {
     }
 }
 
+/// Each home shard has two streams: what is routed at once, and what waits for its log.
+pub(crate) fn place_of(stream: u32) -> usize {
+    2 * (stream & !DURABLE_STREAM) as usize + usize::from(stream & DURABLE_STREAM != 0)
+}
+
 fn stamp_of(kept: &Kept) -> u64 {
     kept.message(0).stamp
 }
@@ -342,7 +348,7 @@ mod tests {
         }
         let query = |filter: Option<&str>| Query { from: 0, query: 7, room: 1, filter: filter.map(Box::from) };
         let first = retained.answer(query(Some("a/#")), NOW);
-        assert!(!first.last && first.taken == [3]);
+        assert!(!first.last && first.taken == [3, 0]);
         let first = topics(&first);
         let gone = ["a/1", "a/2", "a/3"].into_iter().find(|t| *t != first[0]).unwrap();
         retained.take(&message(gone, b"", 4, u64::MAX), NOW, &mut pool, &mut counters);

@@ -13,7 +13,7 @@ use contract::hash;
 
 use super::{
     image::{Body, Cut, Image, Kept},
-    record::Stream,
+    record::{DURABLE_STREAM, Stream},
 };
 
 /// How far each stream had been taken, by (shards, home) of the layout in which it was: what a publish that is repeated after a
@@ -150,7 +150,7 @@ fn deal_image(image: Image, from: u16, same: bool, history: &Arc<History>, dealt
         let home = match &client {
             Some(client) => to(hash::partition_of_client(client)),
             None if same => usize::from(from),
-            None => stream.stream as usize % usize::from(shards),
+            None => (stream.stream & !DURABLE_STREAM) as usize % usize::from(shards),
         };
         dealt[home].unfinished.push(Resumed { stream, sequence, cut, client });
     }

@@ -72,7 +72,9 @@ impl Shard {
             match what {
                 What::Publish { from, waiter, token, kept } => {
                     self.undefer(from, &kept, out);
-                    if kept.message(self.now.mono_us).durable {
+                    // A will has nobody who could publish it again.
+                    let will = matches!(waiter, Some(Waiter::Repeated { .. }));
+                    if kept.message(self.now.mono_us).durable && !will {
                         self.report(token, Outcome::refused(Reason::QuotaExceeded), out);
                     } else {
                         self.route_deferred(from, waiter, token, &kept, out);

@@ -112,10 +112,13 @@ pub struct Stream {
     pub node: u32,
     /// Its start number.
     pub incarnation: u32,
-    /// A home shard, or with [`GROUP_STREAM`] the choices of an owner of groups.
+    /// A home shard; with [`DURABLE_STREAM`] what of it is repeated after a crash, with [`GROUP_STREAM`] the choices of an
+    /// owner of groups.
     pub stream: u32,
 }
 
+/// The stream of a home shard's publishes that are repeated after a crash: the shard with this bit.
+pub const DURABLE_STREAM: u32 = 1 << 30;
 /// The stream of an owner's choices: its shard with this bit.
 pub const GROUP_STREAM: u32 = 1 << 31;
 

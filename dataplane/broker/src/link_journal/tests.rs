@@ -209,6 +209,52 @@ fn what_waits_for_a_remote_is_there_after_a_crash_in_order_and_under_its_old_ids
     assert_eq!(queued(&rig), 0, "everything was acknowledged");
 }
 
+/// A publisher that asks after a crash what became of its QoS 2 publishes.
+fn persistent(rig: &mut Rig, name: &str) -> Client {
+    rig.connect_with(name, |connect| {
+        connect.clean_start = false;
+        connect.properties.session_expiry_s = Some(3600);
+    })
+}
+
+#[test]
+fn a_qos_2_publish_that_a_crash_cut_before_it_was_routed_goes_to_the_remote_once() {
+    for shards in [2, 3, 1] {
+        let mut rig = linked(2);
+        wants(&mut rig, &["t"]);
+        let name = rig.id_on(0, "asks");
+        let publisher = persistent(&mut rig, &name);
+        rig.heard(publisher);
+        // The log has it, and nobody hears of that: so it is not routed.
+        rig.publish(publisher, "t", "once", QOS2, false);
+        let batch = rig.shards[0].journal().expect("it is recorded");
+        rig.logs[0].push(batch.bytes);
+        assert_eq!(queued(&rig), 0);
+        for _ in 0..3 {
+            rig = rig.crash(shards);
+            assert_eq!(queued(&rig), 1, "{shards} shards");
+        }
+        let publisher = persistent(&mut rig, &name);
+        rig.publish(publisher, "t", "once", QOS2, false);
+        assert_eq!(rig.heard(publisher), ["connack Success true", "pubrec 0"]);
+        assert_eq!(queued(&rig), 1);
+    }
+}
+
+#[test]
+fn a_log_that_is_full_refuses_what_a_remote_wants_whoever_else_gets_it() {
+    let mut rig = linked(1);
+    wants(&mut rig, &["t"]);
+    let publisher = publisher(&mut rig, 0);
+    let here = rig.connect("here");
+    rig.subscribe(here, "t", QOS1);
+    rig.heard(here);
+    rig.logged(0, |status| status.room = Room::Tight);
+    rig.publish(publisher, "t", "1", QOS1, false);
+    assert_eq!(rig.heard(here), ["t 1 q1"]);
+    assert_eq!(rig.heard(publisher), ["puback 151"]);
+}
+
 #[test]
 fn what_waits_for_a_remote_survives_any_number_of_shards() {
     let mut rig = linked(3);
