@@ -125,8 +125,6 @@ counters! {
     session_restored,
     /// Publishes repeated after a crash, because not every destination was known to have them.
     publishes_repeated,
-    /// Times that the log could no longer be written.
-    log_detached,
     /// Checkpoints begun: the log is compacted, or written anew.
     log_checkpoints,
     /// Answers refused because what they depend on cannot be kept.

@@ -135,7 +135,8 @@ impl Shard {
     fn open(&mut self, id: ConnId, connect: &Connect<'_>, client: &str, assigned: Option<&str>, out: &mut impl Output) {
         let grant = self.grant();
         let protocol = Connection::open(connect, &grant);
-        if let Some((reason, why)) = self.log_refuses_connect(client, &protocol) {
+        let grows = self.journal.grows();
+        if let Some((reason, why)) = self.log_refuses_connect(connect, client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
         let (session, present) = self.attach_session(connect, client, &protocol, out);
@@ -155,7 +156,7 @@ impl Shard {
                 will.delay_s = will.delay_s.min(self.settings.mqtt.will_delay_max_s);
             }
             let persistent = state.state.persistent() || state.state.will.is_some();
-            if state.number == 0 && persistent && self.journal.grows() {
+            if state.number == 0 && persistent && grows {
                 state.number = self.journal.number_session();
             }
             if state.number != 0 {
@@ -166,10 +167,12 @@ impl Shard {
         self.counters.one(Counter::client_connected);
         let mono_us = self.now.mono_us;
         let Some(conn) = self.conns.get(id) else { return };
-        // Also what an earlier connection of this client changed has to be kept before this one hears of it.
-        let at = conn.out.len();
-        self.journal.gate(conn, at, mono_us);
-        conn.connack_until = self.journal.until();
+        if self.journal.records() {
+            // Also what an earlier connection of this client changed has to be kept before this one hears of it.
+            let at = conn.out.len();
+            self.journal.gate(conn, at, mono_us);
+            conn.connack_until = self.journal.until();
+        }
         let connack = self.settings.connack(connect, &protocol, assigned, present);
         encode::connack(&mut conn.out, connect.version, &connack);
         conn.wire = Wire {
@@ -196,7 +199,12 @@ impl Shard {
     }
 
     /// A session that cannot be kept is not promised.
-    fn log_refuses_connect(&self, client: &str, protocol: &Connection) -> Option<(Reason, &'static str)> {
+    fn log_refuses_connect(
+        &self,
+        connect: &Connect<'_>,
+        client: &str,
+        protocol: &Connection,
+    ) -> Option<(Reason, &'static str)> {
         if self.journal.grows() {
             return None;
         }
@@ -205,7 +213,10 @@ impl Shard {
             (true, _) if !self.journal.writable() => {
                 Some((Reason::ServerUnavailable, "the log cannot be written, so its session cannot change"))
             }
-            (false, true) => Some((Reason::QuotaExceeded, "the log cannot take another persistent session")),
+            // Clean Start ends the one that is kept, and asks for another.
+            (kept, true) if !kept || connect.clean_start => {
+                Some((Reason::QuotaExceeded, "the log cannot take another persistent session"))
+            }
             _ => None,
         }
     }
@@ -453,7 +464,7 @@ impl Shard {
         let (publisher, number) = (session.client_hash, session.number);
         self.counters.one(Counter::wills_published);
         // It fires once, whatever happens meanwhile.
-        let durable = number != 0 && self.journal.grows();
+        let durable = number != 0 && self.journal.records();
         let message = Message {
             id: self.next_id(will.qos != Qos::AtMostOnce || will.retain, durable),
             stamp: 0,

@@ -267,7 +267,8 @@ impl Shard {
         if !refused {
             self.taken(&read.message);
         }
-        let recorded = self.journal.position() != before;
+        let stored = read.must & must::STORE != 0 && self.journal.until() != 0;
+        let recorded = stored || self.journal.position() != before;
         if recorded && wait.token != 0 {
             // The owner's part of a group message is in our log, the rest is with the member.
             self.obligations.more(wait.token);

@@ -21,7 +21,10 @@ use crate::{
     counters::Counter,
     deliver::{Delivered, tell},
     frame::{self, Kind, Message, MessageId, must},
-    journal::{Again, Unfinished, What, record::{DURABLE_STREAM, Stream}},
+    journal::{
+        Again, Unfinished, What,
+        record::{DURABLE_STREAM, Stream},
+    },
     links::LinksTook,
     obligation::{Outcome, Wait, Waiter},
     plant::Plant,
@@ -158,7 +161,7 @@ impl Shard {
             let packet = publish.packet_id.map_or(0, PacketId::get);
             wait.unfinished(self.record_publish(&message, number, packet));
         }
-        let routed = if durable || self.conns.open(id).is_some_and(|open| open.deferred > 0) {
+        let routed = if durable || self.journal.deferring(publisher) {
             self.defer_publish(id, &message, &mut wait, out)
         } else {
             self.route(&message, &mut wait, Some(id), out)
@@ -298,7 +301,9 @@ impl Shard {
         }
         refused |= !matched && links.shed > 0;
         // What this shard keeps of it, it keeps before the acknowledgement leaves.
-        if wait.waiter.is_some() && self.journal.position() != before {
+        // A value that is deleted again is gone for good only when its first deletion is kept.
+        let stored = message.retain && store == 0 && self.journal.until() != 0;
+        if wait.waiter.is_some() && (stored || self.journal.position() != before) {
             let deadline_us = self.obligation_deadline_us();
             let token = wait.one_more(&mut self.obligations, deadline_us);
             if !self.planted(Plant::AckBeforeLog) {

@@ -144,7 +144,8 @@ impl Shard {
     /// The log has grown to a multiple of what is alive, or the disk is full and little is alive.
     fn checkpoint_due(&mut self) -> bool {
         let journal = &self.journal;
-        if !journal.on || journal.mark != Mark::None {
+        // Before the end of the last one is kept, nobody knows how much the log has grown since.
+        if !journal.on || journal.mark != Mark::None || journal.ended_batch > journal.durable {
             return false;
         }
         let grown = journal.since_begin_bytes;

@@ -223,6 +223,12 @@ impl Journal {
         !self.on || self.recording && !self.resync
     }
 
+    /// Are records taken, also of a log that is being written anew?
+    #[inline]
+    pub(crate) fn records(&self) -> bool {
+        self.on && self.recording
+    }
+
     /// More waits for the disk than `durability.buffer_bytes_max` allows.
     fn behind(&self) -> bool {
         self.unconfirmed_bytes + self.bytes.len() > self.limits.buffer_bytes_max as usize

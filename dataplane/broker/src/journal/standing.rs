@@ -105,7 +105,6 @@ impl Shard {
 
     /// Nothing more is kept: whoever waits is refused, and what is persistent is refused until the log is written anew.
     fn detach(&mut self) {
-        self.counters.one(Counter::log_detached);
         let journal = &mut self.journal;
         journal.recording = false;
         journal.resync = true;
@@ -114,6 +113,7 @@ impl Shard {
         journal.slip_count = 0;
         journal.mark = Mark::None;
         journal.checkpoint = None;
+        journal.ended_batch = 0;
         journal.sent.clear();
         journal.unconfirmed_bytes = 0;
         journal.doomed.extend(journal.gated.drain(..).map(|(_, id, _)| id));
