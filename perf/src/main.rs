@@ -1,4 +1,4 @@
-//! `perf load | connect | relay | compare`: the command line of the package; each command is a module of the library.
+//! `perf load | connect | queue | relay | compare | durable`: the command line of the package; each command is a module of the library.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use perf::load::plan::{Layout, Length, Pace, Plan};
 use perf::load::report::Report;
 use perf::wire::Version;
-use perf::{compare, connect, load, process, relay};
+use perf::{compare, connect, durable, load, process, queue, relay};
 
 #[derive(Parser)]
 #[command(name = "perf", about = "Load generator, null relay and side-by-side measurement of MQTT brokers")]
@@ -23,10 +23,14 @@ enum Command {
     Load(LoadOptions),
     /// CPU per connection and memory per idle connection of one broker
     Connect(ConnectOptions),
+    /// CPU and time until acknowledged of QoS 1 messages for a persistent session that is away
+    Queue(QueueOptions),
     /// Serve as the null relay: fan-out on io_uring without any broker features
     Relay(RelayOptions),
     /// Run the same loads against RingMQ, mosquitto and the null relay, and print ratios
     Compare(compare::Options),
+    /// Run the queue load against RingMQ in each durability mode and mosquitto with persistence
+    Durable(durable::Options),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -111,6 +115,27 @@ struct ConnectOptions {
 }
 
 #[derive(Args)]
+struct QueueOptions {
+    #[command(flatten)]
+    target: Target,
+    /// Publishers
+    #[arg(short = 'P', long, default_value_t = 1)]
+    publishers: usize,
+    /// Most unacknowledged messages of one publisher
+    #[arg(long, default_value_t = 1)]
+    inflight: u16,
+    /// Bytes of every payload
+    #[arg(long, default_value_t = 64)]
+    payload_bytes: usize,
+    /// Traffic before the measured phase
+    #[arg(long, default_value_t = 500)]
+    warmup_ms: u64,
+    /// Length of the measured phase
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+}
+
+#[derive(Args)]
 struct RelayOptions {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:1884")]
@@ -123,6 +148,8 @@ fn main() -> ExitCode {
         Command::Connect(options) => run_connect(options),
         Command::Relay(options) => relay::serve(options.bind).map(|never| match never {}),
         Command::Compare(options) => compare::run(options),
+        Command::Queue(options) => run_queue(&options),
+        Command::Durable(options) => durable::run(options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -146,10 +173,7 @@ impl Target {
 fn run_load(options: LoadOptions) -> Result<bool, String> {
     let length = match options.messages {
         Some(count) => Length::Messages(count),
-        None => Length::Time(
-            Duration::try_from_secs_f64(options.seconds)
-                .map_err(|error| format!("--seconds {}: {error}", options.seconds))?,
-        ),
+        None => Length::Time(duration(options.seconds)?),
     };
     process::pin(&options.target.cpus)?;
     let plan = Plan {
@@ -173,6 +197,31 @@ fn run_load(options: LoadOptions) -> Result<bool, String> {
         println!("{}", report.json());
     } else {
         println!("{}\n{}", Report::head(), report.row());
+    }
+    Ok(report.is_clean())
+}
+
+fn duration(seconds: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(seconds).map_err(|error| format!("--seconds {seconds}: {error}"))
+}
+
+fn run_queue(options: &QueueOptions) -> Result<bool, String> {
+    process::pin(&options.target.cpus)?;
+    let plan = queue::Plan {
+        address: options.target.address,
+        version: options.target.version(),
+        publishers: options.publishers,
+        inflight: options.inflight,
+        payload_bytes: options.payload_bytes,
+        warmup: Duration::from_millis(options.warmup_ms),
+        length: duration(options.seconds)?,
+        tag: process::run_tag(),
+    };
+    let report = queue::run(&plan, &options.target.pids)?;
+    if options.target.json {
+        println!("{}", report.json());
+    } else {
+        println!("{}", report.row());
     }
     Ok(report.is_clean())
 }

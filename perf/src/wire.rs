@@ -271,9 +271,19 @@ impl<'a> Reader<'a> {
 /// Appends CONNECT with clean start, no keep-alive and this client id.
 pub fn put_connect(out: &mut Vec<u8>, version: Version, client_id: &str) {
     let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
+    put_connect_as(out, version, client_id, 0x02, properties);
+}
+
+/// Appends CONNECT that begins or resumes a session which outlives its connections by an hour at least.
+pub fn put_connect_kept(out: &mut Vec<u8>, version: Version, client_id: &str) {
+    let properties: &[u8] = if version == Version::V5 { &[5, 0x11, 0, 0, 0x0e, 0x10] } else { &[] };
+    put_connect_as(out, version, client_id, 0, properties);
+}
+
+fn put_connect_as(out: &mut Vec<u8>, version: Version, client_id: &str, flags: u8, properties: &[u8]) {
     put_header(out, 0x10, 10 + properties.len() + 2 + client_id.len());
     put_text(out, b"MQTT");
-    out.extend_from_slice(&[version.level(), 0x02, 0, 0]);
+    out.extend_from_slice(&[version.level(), flags, 0, 0]);
     out.extend_from_slice(properties);
     put_text(out, client_id.as_bytes());
 }
@@ -420,6 +430,10 @@ mod tests {
         out.clear();
         put_connect(&mut out, Version::V5, "c");
         assert_eq!(out, [0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 0, 0, 1, b'c']);
+        out.clear();
+        put_connect_kept(&mut out, Version::V5, "c");
+        let kept = [0x10, 19, 0, 4, b'M', b'Q', b'T', b'T', 5, 0, 0, 0, 5, 0x11, 0, 0, 0x0e, 0x10, 0, 1, b'c'];
+        assert_eq!(out, kept);
         out.clear();
         put_subscribe(&mut out, Version::V311, 9, &["x"], 2);
         assert_eq!(out, [0x82, 6, 0, 9, 0, 1, b'x', 2]);

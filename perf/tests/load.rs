@@ -237,3 +237,17 @@ fn connections_are_counted_and_priced() {
     assert_eq!(report["connections"], 300);
     assert!(report["cpu_ns_per_connection"].as_f64().expect("a cost") > 100.0);
 }
+
+#[test]
+fn a_broker_that_acknowledges_and_keeps_nothing_is_found_out() {
+    let relay = Relay::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_perf"));
+    command.args(["queue", "--json", "-P", "3", "--inflight", "2", "--warmup-ms", "0", "--seconds", "0.2"]);
+    command.args(["--address", &relay.address.to_string(), "--pid", &relay.child.id().to_string()]);
+    let output = command.output().expect("perf runs");
+    let report = report(&output);
+    assert!(report["acknowledged"].as_u64().expect("a count") > 0, "{report}");
+    assert_eq!(report["lost"], report["acknowledged_in_all"], "{report}");
+    assert!(report["cpu_ns_per_message"].as_f64().expect("a cost") > 1.0);
+    assert!(!output.status.success(), "a faulty run must not end with success");
+}

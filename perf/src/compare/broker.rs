@@ -1,5 +1,5 @@
 //! Brokers as processes: how each is started on a free port with fair settings, how it shows that it is ready, and how
-//! it surely ends. Called by `compare`. Always true: a broker lives no longer than its [`Running`], and not longer than
+//! it surely ends. Called by `compare` and `durable`. Always true: a broker lives no longer than its [`Running`], and not longer than
 //! this process even if that is killed.
 
 use std::fs::{self, File};
@@ -39,10 +39,10 @@ pub struct Broker {
 pub enum Recipe {
     /// This executable as the null relay.
     Relay,
-    /// `ringmq start` with its launch contract.
-    Ringmq { path: PathBuf, shards: usize },
-    /// mosquitto with a written configuration.
-    Mosquitto { path: PathBuf },
+    /// `ringmq start` with its launch contract; `env` are further configuration keys.
+    Ringmq { path: PathBuf, shards: usize, env: Vec<(&'static str, &'static str)> },
+    /// mosquitto with a written configuration; `persistence` are its lines about the disk, in which `{dir}` is replaced.
+    Mosquitto { path: PathBuf, persistence: &'static str },
     /// Words of a command line in which `{port}` and `{dir}` are replaced.
     Command(String),
 }
@@ -62,7 +62,7 @@ impl Broker {
     pub fn missing(&self) -> Option<String> {
         let path = match &self.recipe {
             Recipe::Relay => return None,
-            Recipe::Ringmq { path, .. } | Recipe::Mosquitto { path } => path.clone(),
+            Recipe::Ringmq { path, .. } | Recipe::Mosquitto { path, .. } => path.clone(),
             Recipe::Command(words) => words.split_ascii_whitespace().next().unwrap_or_default().into(),
         };
         let is_name = path.components().count() == 1;
@@ -78,7 +78,7 @@ impl Broker {
         let (path, option) = match &self.recipe {
             Recipe::Relay => return format!("null relay of perf {}", env!("CARGO_PKG_VERSION")),
             Recipe::Ringmq { path, .. } => (path, "--version"),
-            Recipe::Mosquitto { path } => (path, "-h"),
+            Recipe::Mosquitto { path, .. } => (path, "-h"),
             Recipe::Command(words) => return words.clone(),
         };
         let output = Command::new(path).arg(option).output();
@@ -108,19 +108,21 @@ impl Broker {
                 command.args(["relay", "--bind", &format!("127.0.0.1:{port}")]);
                 command
             }
-            Recipe::Ringmq { path, shards } => {
+            Recipe::Ringmq { path, shards, env } => {
                 let mut command = Command::new(path);
                 command
                     .arg("start")
                     .env("RINGMQ_LISTENERS__TCP__DEFAULT__BIND", format!("127.0.0.1:{port}"))
                     .env("RINGMQ_DATAPLANE__SHARDS", shards.to_string())
                     .env("RINGMQ_NODE__DATA_DIR", dir)
-                    .env("RINGMQ_DASHBOARD__LISTENERS__HTTP__BIND", "127.0.0.1:0");
+                    .env("RINGMQ_DASHBOARD__LISTENERS__HTTP__BIND", "127.0.0.1:0")
+                    .envs(env.iter().copied());
                 command
             }
-            Recipe::Mosquitto { path } => {
+            Recipe::Mosquitto { path, persistence } => {
                 let config = dir.join("mosquitto.conf");
-                fs::write(&config, mosquitto_config(port))?;
+                let persistence = persistence.replace("{dir}", &dir.display().to_string());
+                fs::write(&config, mosquitto_config(port, &persistence))?;
                 let mut command = Command::new(path);
                 command.arg("-c").arg(config);
                 command
@@ -137,11 +139,14 @@ impl Broker {
     }
 }
 
-/// Nothing that costs without being asked for: no log, no disk, no limit that would drop messages; no Nagle delay.
-fn mosquitto_config(port: u16) -> String {
+/// mosquitto's lines about the disk when it has none.
+pub const MEMORY_ONLY: &str = "persistence false";
+
+/// Nothing that costs without being asked for: no log, no limit that would drop messages; no Nagle delay.
+fn mosquitto_config(port: u16, persistence: &str) -> String {
     format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 65535\n\
-         set_tcp_nodelay true\npersistence false\nlog_dest none\nuser root\n"
+         set_tcp_nodelay true\n{persistence}\nlog_dest none\nuser root\n"
     )
 }
 
@@ -171,6 +176,11 @@ impl Running {
     fn says_ready(&self) -> bool {
         let output = fs::read_to_string(self.dir.join("output.log")).unwrap_or_default();
         output.lines().any(|line| line.starts_with("ready"))
+    }
+
+    /// Its directory, with what it has written there.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The last lines that the broker printed, for an error.
@@ -246,7 +256,10 @@ mod tests {
 
     #[test]
     fn a_missing_executable_is_named() {
-        let broker = |path: &str| Broker { name: "x".into(), recipe: Recipe::Mosquitto { path: path.into() } };
+        let broker = |path: &str| Broker {
+            name: "x".into(),
+            recipe: Recipe::Mosquitto { path: path.into(), persistence: MEMORY_ONLY },
+        };
         assert_eq!(broker("/nowhere/mosquitto").missing().unwrap(), "not installed (/nowhere/mosquitto)");
         assert_eq!(broker("sh").missing(), None);
     }

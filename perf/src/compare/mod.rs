@@ -2,10 +2,11 @@
 //! run, the brokers interleaved, and a table of medians and ratios. Always true: everything is on loopback, every run is
 //! bounded in time, and nothing that was started outlives this process.
 
-mod broker;
+pub(crate) mod broker;
 mod scenarios;
-mod table;
+pub(crate) mod table;
 
+use std::fmt;
 use std::fs::{File, read_to_string};
 use std::io::{IsTerminal, Read, Write};
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 use serde_json::{Value, json};
 
 use crate::process::raise_descriptor_limit;
-use broker::{Broker, Recipe, bind_to_us};
+use broker::{Broker, MEMORY_ONLY, Recipe, bind_to_us};
 use scenarios::Scenario;
 use table::Cell;
 
@@ -65,9 +66,11 @@ pub struct Options {
 }
 
 /// Which CPUs the two sides use; empty means all.
-struct Placement {
-    broker: Vec<usize>,
-    load: Vec<usize>,
+pub(crate) struct Placement {
+    /// Those of the broker.
+    pub(crate) broker: Vec<usize>,
+    /// Those of the load.
+    pub(crate) load: Vec<usize>,
 }
 
 /// Runs everything; false if RingMQ lost, duplicated, reordered or failed anything.
@@ -81,10 +84,7 @@ pub fn run(options: Options) -> Result<bool, String> {
     let scenarios = scenarios::chosen(&options.scenarios)?;
     let brokers = brokers(&options)?;
     let placement = placement(options.free)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| format!("signal {signal}: {error}"))?;
-    }
+    let stop = stop_flag()?;
     let lines = options
         .json
         .as_ref()
@@ -106,8 +106,11 @@ pub fn run(options: Options) -> Result<bool, String> {
 fn brokers(options: &Options) -> Result<Vec<Broker>, String> {
     let shards = if options.free { 2 } else { 1 };
     let mut brokers = vec![
-        Broker { name: "ringmq".into(), recipe: Recipe::Ringmq { path: options.ringmq.clone(), shards } },
-        Broker { name: "mosquitto".into(), recipe: Recipe::Mosquitto { path: options.mosquitto.clone() } },
+        Broker { name: "ringmq".into(), recipe: Recipe::Ringmq { path: options.ringmq.clone(), shards, env: vec![] } },
+        Broker {
+            name: "mosquitto".into(),
+            recipe: Recipe::Mosquitto { path: options.mosquitto.clone(), persistence: MEMORY_ONLY },
+        },
         Broker { name: "relay".into(), recipe: Recipe::Relay },
     ];
     for also in &options.also {
@@ -121,7 +124,8 @@ fn brokers(options: &Options) -> Result<Vec<Broker>, String> {
     Ok(brokers)
 }
 
-fn placement(is_free: bool) -> Result<Placement, String> {
+/// One CPU for each side, or none chosen.
+pub(crate) fn placement(is_free: bool) -> Result<Placement, String> {
     if is_free {
         return Ok(Placement { broker: Vec::new(), load: Vec::new() });
     }
@@ -131,6 +135,62 @@ fn placement(is_free: bool) -> Result<Placement, String> {
         [broker, load] => Ok(Placement { broker: vec![broker], load: vec![load] }),
         _ => Err("one CPU for the broker and one for the load are needed; use --free".into()),
     }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.broker[..], &self.load[..]) {
+            ([broker], [load]) => write!(f, "broker on CPU {broker}, load on CPU {load}"),
+            _ => write!(f, "broker and load on all CPUs"),
+        }
+    }
+}
+
+/// This machine, in a few words.
+pub(crate) fn machine() -> String {
+    let first = |path: &str, key: &str| {
+        let text = read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or("unknown").to_string();
+        line.rsplit_once(": ").map_or(line.clone(), |(_, value)| value.to_string())
+    };
+    format!("{}, Linux {}", first("/proc/cpuinfo", "model name"), first("/proc/sys/kernel/osrelease", ""))
+}
+
+/// A flag that SIGINT and SIGTERM set.
+pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>, String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| format!("signal {signal}: {error}"))?;
+    }
+    Ok(stop)
+}
+
+/// Runs our own executable as the load on its CPUs, and gives its JSON line.
+pub(crate) fn run_load(
+    arguments: &[String],
+    placement: &Placement,
+    seconds: f64,
+    stop: &AtomicBool,
+) -> Result<Value, String> {
+    let own = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
+    let mut command = Command::new(own);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    bind_to_us(&mut command, &placement.load)?;
+    let mut child = command.spawn().map_err(|error| format!("cannot start the load: {error}"))?;
+    let deadline = Instant::now() + Duration::from_secs_f64(seconds) + RUN_SLACK;
+    while let Ok(None) = child.try_wait() {
+        if Instant::now() > deadline || stop.load(Ordering::Relaxed) {
+            // Both fail only if it has just ended.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err("the load did not end in time".into());
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+    let (mut line, mut errors) = (String::new(), String::new());
+    child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut line));
+    child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut errors));
+    serde_json::from_str(line.trim()).map_err(|_| errors.trim().to_string())
 }
 
 /// The run of all scenarios.
@@ -144,19 +204,10 @@ struct Recipes {
 
 impl Recipes {
     fn print_head(&self, brokers: &[Broker]) {
-        let first = |path: &str, key: &str| {
-            let text = read_to_string(path).unwrap_or_default();
-            let line = text.lines().find(|line| line.starts_with(key)).unwrap_or("unknown").to_string();
-            line.rsplit_once(": ").map_or(line.clone(), |(_, value)| value.to_string())
-        };
-        let place = match (&self.placement.broker[..], &self.placement.load[..]) {
-            ([broker], [load]) => format!("broker on CPU {broker}, load on CPU {load}"),
-            _ => "broker and load on all CPUs".into(),
-        };
-        println!("{}, Linux {}", first("/proc/cpuinfo", "model name"), first("/proc/sys/kernel/osrelease", ""));
+        println!("{}", machine());
         println!(
-            "{place}; MQTT {}; {} rounds of {} s, fresh process each, medians; cost is CPU of the broker per delivered message",
-            self.options.mqtt, self.options.rounds, self.options.seconds
+            "{}; MQTT {}; {} rounds of {} s, fresh process each, medians; cost is CPU of the broker per delivered message",
+            self.placement, self.options.mqtt, self.options.rounds, self.options.seconds
         );
         for broker in brokers {
             println!("{}: {}", broker.name, broker.missing().unwrap_or_else(|| broker.version()));
@@ -202,27 +253,9 @@ impl Recipes {
     }
 
     fn load(&self, scenario: &Scenario, address: SocketAddr, pid: u32) -> Result<Value, String> {
-        let own = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
-        let mut command = Command::new(own);
-        command.args(scenario.arguments(self.options.seconds, &self.options.mqtt, self.descriptors));
-        command.args(["--address", &address.to_string(), "--pid", &pid.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        bind_to_us(&mut command, &self.placement.load)?;
-        let mut child = command.spawn().map_err(|error| format!("cannot start the load: {error}"))?;
-        let deadline = Instant::now() + Duration::from_secs_f64(self.options.seconds) + RUN_SLACK;
-        while let Ok(None) = child.try_wait() {
-            if Instant::now() > deadline || self.stop.load(Ordering::Relaxed) {
-                // Both fail only if it has just ended.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err("the load did not end in time".into());
-            }
-            thread::sleep(LOOK_INTERVAL);
-        }
-        let (mut line, mut errors) = (String::new(), String::new());
-        child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut line));
-        child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut errors));
-        serde_json::from_str(line.trim()).map_err(|_| errors.trim().to_string())
+        let mut arguments = scenario.arguments(self.options.seconds, &self.options.mqtt, self.descriptors);
+        arguments.extend(["--address".into(), address.to_string(), "--pid".into(), pid.to_string()]);
+        run_load(&arguments, &self.placement, self.options.seconds, &self.stop)
     }
 
     fn write_line(&mut self, broker: &str, round: usize, run: &Result<Value, String>) -> Result<(), String> {

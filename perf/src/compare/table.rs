@@ -112,7 +112,8 @@ pub fn rows(scenario: &Scenario, cells: &[Cell]) -> Vec<String> {
     cells.iter().map(row).collect()
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+/// The middle one, or the mean of the middle two.
+pub fn median(values: &[f64]) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
