@@ -130,7 +130,8 @@ fn serve(config: &Config, report_ready: bool) -> Result<(), Failure> {
         None
     });
     let descriptors = probe::raise(Resource::Nofile).current;
-    tracing::info!(shards, ?cores, descriptors, incarnation, "data plane starts");
+    let durability = config.durability.mode.as_str();
+    tracing::info!(shards, ?cores, descriptors, incarnation, durability, "data plane starts");
 
     let (listeners, opened) = listener::open(&wanted(config)?, shards).map_err(Failure::other)?;
     let ports = (0..shards).map(|_| Port::new().map(Arc::new)).collect::<io::Result<Arc<[_]>>>();

@@ -244,6 +244,10 @@ impl Shard {
         out: &mut impl Output,
     ) -> (SessionId, bool) {
         if let Some(session) = self.sessions.find(client) {
+            // Its time may be over, and its timer late.
+            self.session_timer(session, out);
+        }
+        if let Some(session) = self.sessions.find(client) {
             //= MQTT-3.1.4-3
             self.take_over(session, out);
             // Without persistence the session has just ended with its connection.

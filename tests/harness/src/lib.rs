@@ -1,7 +1,7 @@
 //! What the process tests share: a node of the real executable, the clients that drive it, and bounds on
 //! every wait.
 //!
-//! Called by the areas under `tests/` (interop, protocol, faults, link); no product code depends on it.
+//! Called by the areas under `tests/` (interop, protocol, faults, link, durability); no product code depends on it.
 //! Always true: a process started here ends with the test process, however that ends; every wait has a
 //! bound and names what it waited for; nothing here shares code with the crates under test, so a codec
 //! that is wrong in both directions is still found.
@@ -15,8 +15,10 @@
 //!   checks the tests themselves: what a second broker of good name fails is a doubtful expectation. Made
 //!   for the areas interop and protocol, which leave out what only RingMQ has; processes and links have no
 //!   counterpart.
+//! - `RINGMQ_TEST_SEED`: the seed of tests that draw, as a failed run has printed it.
 
 pub mod bound;
+pub mod disk;
 pub mod foreign;
 pub mod http;
 pub mod launch;
@@ -30,6 +32,8 @@ pub mod raw;
 pub mod ready;
 pub mod rumq;
 pub mod script;
+pub mod seed;
+pub mod segment;
 pub mod skip;
 pub mod wire;
 
@@ -39,3 +43,4 @@ pub use node::{Node, Role};
 pub use placement::{client_on, home_shard};
 pub use program::{Program, Running};
 pub use raw::Raw;
+pub use seed::Rng;

@@ -70,12 +70,14 @@ pub struct Connect<'a> {
     pub properties: &'a [u8],
     /// Will: topic, payload, quality of service, retain.
     pub will: Option<(&'a str, &'a [u8], u8, bool)>,
+    /// Raw properties of the will (5.0).
+    pub will_properties: &'a [u8],
 }
 
 impl<'a> Connect<'a> {
     /// A clean connection without a keep-alive.
     pub fn new(version: u8, client_id: &'a str) -> Self {
-        Self { version, client_id, clean: true, keep_alive_s: 0, properties: &[], will: None }
+        Self { version, client_id, clean: true, keep_alive_s: 0, properties: &[], will: None, will_properties: &[] }
     }
 
     /// The packet.
@@ -96,7 +98,8 @@ impl<'a> Connect<'a> {
         put_bytes(&mut body, self.client_id.as_bytes());
         if let Some((topic, payload, ..)) = self.will {
             if self.version == V5 {
-                body.push(0);
+                put_length(&mut body, self.will_properties.len());
+                body.extend_from_slice(self.will_properties);
             }
             put_bytes(&mut body, topic.as_bytes());
             put_bytes(&mut body, payload);

@@ -37,6 +37,8 @@ pub(crate) struct Checkpoint {
     written: u64,
     /// The turn in which it began has ended: its end may be marked.
     aged: bool,
+    /// It was begun because the disk is full, and fits into the reserve.
+    small: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,8 @@ enum Phase {
 
 /// Bytes of a checkpoint in one turn at most.
 const TURN_BYTES_MAX: u64 = 256 << 10;
+/// Bytes that wait for the disk while a checkpoint goes on.
+const PENDING_MAX: usize = 512 << 10;
 /// What looking at one entry costs, whatever it writes.
 const LOOK_BYTES: u64 = 16;
 /// How soon a checkpoint that has used up its share goes on.
@@ -79,6 +83,7 @@ impl Shard {
             credited_us: now.mono_us,
             written: 0,
             aged: false,
+            small: journal.room == Room::Tight,
         };
         journal.checkpoint = Some(checkpoint);
         let before = journal.bytes.len();
@@ -102,6 +107,15 @@ impl Shard {
             self.begin_checkpoint(Mark::Begins);
         }
         let Some(mut checkpoint) = self.journal.checkpoint.take() else { return };
+        if self.journal.room == Room::Tight && !checkpoint.small {
+            // It does not fit any more, and what is over has to find room.
+            return;
+        }
+        if self.journal.unconfirmed_bytes > PENDING_MAX {
+            // Never more than a little ahead of the disk: others wait behind it.
+            self.journal.checkpoint = Some(checkpoint);
+            return;
+        }
         let now_us = self.now.mono_us;
         let earned =
             (now_us - checkpoint.credited_us).saturating_mul(self.journal.limits.compact_bytes_per_s) / 1_000_000;

@@ -253,7 +253,9 @@ impl Image {
                 };
                 let window = window.iter().filter_map(|entry| self.held(entry)).collect();
                 self.session_number = self.session_number.max(session);
-                self.sessions.insert(session, Kept { window, ..kept });
+                // A checkpoint writes the queue behind this record, over many turns; a crash may have cut it there.
+                let queue = self.sessions.remove(&session).map(|known| known.queue).unwrap_or_default();
+                self.sessions.insert(session, Kept { window, queue, ..kept });
             }
             Record::Opened { session, client, expiry_s, will } => {
                 self.session_number = self.session_number.max(session);
