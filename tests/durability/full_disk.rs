@@ -60,7 +60,6 @@ impl Clients {
 
     /// Connects again those that keep nothing.
     #[track_caller]
-    #[track_caller]
     fn light(node: &Node) -> (Raw, Raw) {
         let mut listener = Raw::connect(node.mqtt(), &Connect::new(V5, "listener"));
         listener.subscribe("light/#", 0);
