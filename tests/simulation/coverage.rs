@@ -42,6 +42,28 @@ pub const REQUIRED: &[&str] = &[
     "nothing_crossed_unwanted",
 ];
 
+/// The same with crashes.
+pub const REQUIRED_OF_DISKS: &[&str] = &[
+    "kills",
+    "power_losses",
+    "crashes_in_recovery",
+    "crashes_of_a_move",
+    "crashes_in_checkpoints",
+    "restarts_with_other_shards",
+    "torn_tails_cut",
+    "checkpoints_complete",
+    "session_restored",
+    "publishes_repeated",
+    "gated_output",
+    "cut_before_pubrec",
+    "cut_before_pubrel",
+    "cut_before_pubcomp",
+    "cut_after_pubrel",
+];
+
+/// The same with disks that fail.
+pub const REQUIRED_OF_TROUBLE: &[&str] = &["disk_failures", "resyncs", "publishes_refused_by_log"];
+
 /// Also worth seeing.
 const SHOWN: &[&str] = &["turns", "operations", "messages_received", "messages_sent", "takeovers", "shed_no_member"];
 
@@ -59,14 +81,17 @@ impl Coverage {
     }
 
     /// Names that must not be zero and are.
-    pub fn missing(&self) -> Vec<&'static str> {
-        REQUIRED.iter().copied().filter(|name| self.counts.get(name).is_none_or(|n| *n == 0)).collect()
+    pub fn missing(&self, required: &[&'static str]) -> Vec<&'static str> {
+        required.iter().copied().filter(|name| self.counts.get(name).is_none_or(|n| *n == 0)).collect()
     }
 
     /// One line per counter.
     pub fn print(&self) {
-        for name in REQUIRED.iter().chain(SHOWN) {
-            println!("  {name:<36} {:>10}", self.counts.get(name).copied().unwrap_or(0));
+        for name in REQUIRED.iter().chain(REQUIRED_OF_DISKS).chain(REQUIRED_OF_TROUBLE).chain(SHOWN) {
+            let count = self.counts.get(name).copied().unwrap_or(0);
+            if count > 0 {
+                println!("  {name:<36} {count:>10}");
+            }
         }
     }
 }

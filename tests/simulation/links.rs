@@ -9,7 +9,7 @@ use contract::config::Link;
 
 use crate::{
     net::End,
-    plan::Plan,
+    plan::{Plan, SHARDS_MAX},
     rng::Rng,
     shard::Io,
     world::{Env, Event},
@@ -32,6 +32,11 @@ impl Wires {
     /// A shard wants a connection.
     pub fn dial(&mut self, shard: usize, dial: DialId, server: &str) {
         self.dials.insert((shard, dial), server.to_string());
+    }
+
+    /// Some shards are dead.
+    pub fn forget(&mut self, shards: core::ops::Range<usize>) {
+        self.dials.retain(|(shard, _), _| !shards.contains(shard));
     }
 
     fn other(&self, wire: usize, pipe: usize) -> usize {
@@ -64,9 +69,12 @@ pub fn dialed(env: &mut Env, shard: usize, dial: DialId) -> Io {
     let Some(server) = env.wires.dials.remove(&(shard, dial)) else { return Io::Dialed(dial, None) };
     let target = (0..env.plan.clusters).find(|cluster| Plan::cluster_name(*cluster) == server);
     let (Some(target), false) = (target, env.rng.percent(10)) else { return Io::Dialed(dial, None) };
+    if env.up_us[target].is_none() {
+        return Io::Dialed(dial, None);
+    }
     let wire = End::Wire(env.wires.all.len());
     let shape = (env.plan.network_us, env.plan.window.max(2_000));
-    let cluster = shard / usize::from(env.plan.shards);
+    let cluster = shard / SHARDS_MAX;
     let near = env.net.dialed(wire, cluster, shape, (env.now_us, &mut env.rng));
     let far = env.net.connect(wire, target, shape, (env.now_us, &mut env.queue, &mut env.rng));
     env.trace(|| format!("wire {wire:?} from shard {shard} ({near}) to cluster {target} ({far})"));

@@ -61,6 +61,9 @@ pub struct Pipe {
     pub client_gone: bool,
     /// When the server's brain was told that it is closed.
     pub closed_us: Option<u64>,
+    /// When the session at its server surely had no connection any more: later than `closed_us` if a crash made the
+    /// server forget.
+    noticed_us: Option<u64>,
 }
 
 /// All connections of a run.
@@ -117,6 +120,7 @@ impl Net {
             window,
             client_gone: false,
             closed_us: None,
+            noticed_us: None,
         });
         pipe
     }
@@ -134,6 +138,62 @@ impl Net {
     /// When the server's brain was told that a connection is closed.
     pub fn closed_us(&self, pipe: usize) -> Option<u64> {
         self.pipes[pipe].closed_us
+    }
+
+    /// When the session behind a connection surely knew that it has none.
+    pub fn noticed_us(&self, pipe: usize) -> Option<u64> {
+        let pipe = &self.pipes[pipe];
+        pipe.noticed_us.or(pipe.closed_us).filter(|at_us| *at_us < u64::MAX)
+    }
+
+    /// Its end is forgotten by a crash.
+    pub fn forgotten(&self, pipe: usize) -> bool {
+        self.pipes[pipe].noticed_us == Some(u64::MAX)
+    }
+
+    /// Index of a connection's cluster.
+    pub fn cluster(&self, pipe: usize) -> usize {
+        self.pipes[pipe].cluster
+    }
+
+    /// Nobody accepts.
+    pub fn refuse(&mut self, pipe: usize, wire: (u64, &mut Queue)) {
+        self.pipes[pipe].closed_us = Some(wire.0);
+        self.server_end(pipe, wire);
+    }
+
+    /// The node of a cluster dies: what it had sent may arrive or not. What ended before `kept_us` it will remember.
+    pub fn crash(&mut self, cluster: usize, kept_us: u64, (now_us, queue, rng): (u64, &mut Queue, &mut Rng)) {
+        for pipe in 0..self.pipes.len() {
+            let at = &mut self.pipes[pipe];
+            if at.cluster != cluster {
+                continue;
+            }
+            let lived = at.closed_us.is_none();
+            if lived || at.noticed_us.or(at.closed_us).is_some_and(|at_us| at_us >= kept_us) {
+                at.noticed_us = Some(u64::MAX);
+            }
+            if !lived {
+                continue;
+            }
+            at.closed_us = Some(now_us);
+            at.place = None;
+            at.up.clear();
+            at.socket.clear();
+            at.sending.clear();
+            (at.send_busy, at.send_blocked) = (false, false);
+            if rng.percent(50) {
+                let kept = rng.below(at.down.len() as u64 + 1) as usize;
+                at.down.truncate(kept);
+            }
+            self.server_end(pipe, (now_us, &mut *queue));
+        }
+    }
+
+    /// A node came back, with sessions as they were when it died.
+    pub fn restarted(&mut self, cluster: usize, now_us: u64) {
+        let unsure = |pipe: &&mut Pipe| pipe.cluster == cluster && pipe.noticed_us == Some(u64::MAX);
+        self.pipes.iter_mut().filter(unsure).for_each(|pipe| pipe.noticed_us = Some(now_us));
     }
 
     /// Bytes are on their way or unread somewhere.

@@ -2,18 +2,86 @@
 //! Limits are drawn from tiny upward so that every edge is met; most seeds leave no room for a shed of a
 //! QoS 1 or 2 message, so that any loss is a fault.
 
-use broker::{Settings, plant::Plant};
+use broker::Settings;
 use contract::{
-    config::{Config, Limits, Link, Mqtt, Retainer},
+    config::{Config, Durability, Limits, Link, Mode, Mqtt, Retainer},
     ids::ShardId,
 };
 
 use crate::rng::Rng;
 
+/// Which worlds a seed is one of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Worlds {
+    /// Without durability and without crashes: routing, sessions, links.
+    Memory,
+    /// Logs on disks that may be slow, crashes of the process and of the machine.
+    Disks,
+    /// Flushed logs and nothing but power losses, few operations: for many seeds.
+    Power,
+    /// As with disks, and these fail, are full, or take less than is recorded.
+    Trouble,
+}
+
+impl Worlds {
+    /// All, by name.
+    pub const ALL: &'static [(&'static str, Worlds)] =
+        &[("memory", Worlds::Memory), ("disks", Worlds::Disks), ("power", Worlds::Power), ("trouble", Worlds::Trouble)];
+}
+
+/// A fault that is built in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plant {
+    /// In the broker.
+    Broker(broker::plant::Plant),
+    /// In the log.
+    Log(log::plant::Plant),
+}
+
+/// How long a disk takes, at most.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskPlan {
+    /// To write.
+    pub write_us: u64,
+    /// To flush.
+    pub sync_us: u64,
+    /// Until the shard hears of it.
+    pub told_us: u64,
+    /// One of so many operations takes long.
+    pub stall_one_in: u64,
+    /// How long such an operation takes.
+    pub stall_us: u64,
+}
+
+/// How nodes die.
+#[derive(Clone, Copy, Debug)]
+pub struct CrashPlan {
+    /// Time between two crashes of a node, at most; 0: none.
+    pub every_us: u64,
+    /// So many crashes of a node, at most.
+    pub most: u64,
+    /// Percent of them that take the machine along.
+    pub power: u64,
+    /// Percent of starts that are cut by another crash.
+    pub again: u64,
+    /// A node is down for so long at most.
+    pub down_us: u64,
+    /// Percent of starts with another number of shards.
+    pub reshard: u64,
+}
+
 /// One seed's world.
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// `durability.*`.
+    pub durability: Durability,
+    /// Disks.
+    pub disk: DiskPlan,
+    /// Crashes.
+    pub crash: CrashPlan,
+    /// Disks fail now and then, or little may wait for them: what is persistent may be refused.
+    pub trouble: bool,
     /// Clusters.
     pub clusters: usize,
     /// Shards of each node.
@@ -85,11 +153,15 @@ const RETAINED: Mix = Mix { subscribe: 7, unsubscribe: 2, plain: 0, groups: 0, r
 
 impl Plan {
     /// Draws the plan of a seed.
-    pub fn draw(seed: u64, plant: Option<Plant>, rng: &mut Rng) -> Plan {
+    pub fn draw(seed: u64, worlds: Worlds, plant: Option<Plant>, rng: &mut Rng) -> Plan {
         let clusters = if rng.percent(20) { 2 } else { 1 };
         let shards = *rng.pick(&[1, 2, 2, 2, 3, 3, 3, 3]);
         let plan = Plan {
             seed,
+            durability: Durability { mode: Mode::None, ..Config::default().durability },
+            disk: DiskPlan { write_us: 1, sync_us: 1, told_us: 1, stall_one_in: u64::MAX, stall_us: 1 },
+            crash: CrashPlan { every_us: 0, most: 0, power: 0, again: 0, down_us: 0, reshard: 0 },
+            trouble: false,
             clusters,
             shards,
             clients: rng.between(5, 12) as usize / clusters,
@@ -111,7 +183,74 @@ impl Plan {
             retainer: retainer(rng),
             plant,
         };
-        if rng.percent(40) { plan.race(rng) } else { plan }
+        match worlds {
+            Worlds::Memory if rng.percent(40) => plan.race(rng),
+            Worlds::Memory => plan,
+            Worlds::Disks => plan.crashes(rng),
+            Worlds::Power => plan.power(rng),
+            Worlds::Trouble => plan.crashes(rng).trouble(rng),
+        }
+    }
+
+    /// Nodes die and come back. Sessions live long enough to be found again, mostly.
+    fn crashes(self, rng: &mut Rng) -> Plan {
+        let mode = *rng.pick(&[Mode::None, Mode::Os, Mode::Os, Mode::Os, Mode::Fsync, Mode::Fsync, Mode::Fsync]);
+        let power = match mode {
+            Mode::Os => *rng.pick(&[0, 0, 0, 30]),
+            _ => *rng.pick(&[0, 50, 100]),
+        };
+        let durability = Durability {
+            mode,
+            segment_bytes: *rng.pick(&[4_096, 8_192, 16_384, 65_536]),
+            bytes_max: 0,
+            compact_min_bytes: *rng.pick(&[1_000, 10_000, 100_000]),
+            compact_bytes_per_s: *rng.pick(&[100_000, 1_000_000, 100_000_000]),
+            buffer_bytes_max: 1 << 30,
+            sync_interval_ms: *rng.pick(&[10, 100, 1_000]),
+        };
+        let operations = rng.between(600, 2_400);
+        // So that a run has from one to a dozen crashes.
+        let lasts_us = operations * self.gap_us / (2 * self.clients as u64);
+        let crash = CrashPlan {
+            every_us: (2 * lasts_us / rng.between(1, 12)).max(100_000),
+            most: 20,
+            power,
+            again: *rng.pick(&[0, 20, 50]),
+            down_us: *rng.pick(&[1_000, 300_000, 4_000_000]),
+            reshard: *rng.pick(&[0, 30, 80]),
+        };
+        Plan {
+            clusters: 1,
+            clients: rng.between(4, 9) as usize,
+            operations,
+            durability,
+            disk: disk(rng),
+            crash,
+            slow_turn_one_in: (0..SHARDS_MAX).map(|_| *rng.pick(&[1, 5, 20, 100])).collect(),
+            ..self
+        }
+    }
+
+    /// A machine that loses its power again and again.
+    fn power(self, rng: &mut Rng) -> Plan {
+        let plan = self.crashes(rng);
+        let operations = rng.between(100, 400);
+        let lasts_us = operations * plan.gap_us / (2 * plan.clients as u64);
+        let crash =
+            CrashPlan { every_us: (2 * lasts_us / rng.between(1, 4)).max(100_000), most: 6, power: 100, ..plan.crash };
+        let durability = Durability { mode: Mode::Fsync, ..plan.durability };
+        Plan { operations, crash, durability, ..plan }
+    }
+
+    /// The disks of a node fail now and then, or the shards may keep little that is not written yet.
+    fn trouble(self, rng: &mut Rng) -> Plan {
+        let mode = if self.durability.mode == Mode::None { Mode::Os } else { self.durability.mode };
+        let buffer_bytes_max = *rng.pick(&[1 << 30, 1 << 30, 3_000, 300]);
+        let durability = Durability { mode, buffer_bytes_max, ..self.durability };
+        // One that is about to die.
+        let dying = DiskPlan { write_us: 20_000, sync_us: 800_000, stall_us: 8_000_000, ..self.disk };
+        let disk = if rng.percent(20) { dying } else { self.disk };
+        Plan { trouble: true, durability, disk, ..self }
     }
 
     /// Subscriptions race with retained publishes on three shards, in many short sessions, and nothing is
@@ -144,20 +283,58 @@ impl Plan {
     }
 
     /// What a shard is told at its start.
-    pub fn settings(&self, cluster: usize, shard: u16, links: Vec<Link>) -> Settings {
+    pub fn settings(
+        &self,
+        cluster: usize,
+        (shard, shards): (u16, u16),
+        incarnation: u64,
+        links: Vec<Link>,
+    ) -> Settings {
         Settings {
             shard: ShardId(shard),
-            shards: self.shards,
+            shards,
             node: format!("node@{}", Plan::cluster_name(cluster)),
             cluster: Plan::cluster_name(cluster).into(),
-            incarnation: 1,
+            incarnation,
             mqtt: self.mqtt.clone(),
             limits: self.limits.clone(),
             retainer: self.retainer.clone(),
+            durability: self.durability.clone(),
             links,
             seed: self.seed,
-            plant: self.plant,
+            plant: match self.plant {
+                Some(Plant::Broker(plant)) => Some(plant),
+                _ => None,
+            },
         }
+    }
+
+    /// A crash takes nothing that was kept.
+    pub fn keeps(&self) -> bool {
+        self.durability.mode != Mode::Os || self.crash.power == 0
+    }
+
+    /// The fault in the logs.
+    pub fn log_plant(&self) -> Option<log::plant::Plant> {
+        match self.plant {
+            Some(Plant::Log(plant)) => Some(plant),
+            _ => None,
+        }
+    }
+}
+
+/// Shards of a node at most.
+pub const SHARDS_MAX: usize = 4;
+
+/// From memory that is called a disk to one that turns.
+fn disk(rng: &mut Rng) -> DiskPlan {
+    let (write_us, sync_us) = *rng.pick(&[(5, 20), (50, 500), (200, 5_000), (3_000, 60_000)]);
+    DiskPlan {
+        write_us,
+        sync_us,
+        told_us: *rng.pick(&[1, 50, 2_000]),
+        stall_one_in: *rng.pick(&[10, 100, 1_000_000]),
+        stall_us: sync_us * 10,
     }
 }
 

@@ -3,14 +3,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use broker::plant::Plant;
-
 use crate::{
     client::{Client, Profile},
     coverage::Coverage,
+    disk::Fault,
     links,
+    node::Stage,
     oracle::{Verdict, loss::Explained, subscriptions::Wanted, tables},
-    plan::Plan,
+    plan::{Plan, Plant, Worlds},
     rng::Rng,
     world::{Event, World},
 };
@@ -22,11 +22,17 @@ const CHAOS_US: u64 = 36_000_000_000;
 /// Delays of wills and the lives of short sessions are over after this.
 const TIMERS_US: u64 = 12_000_000;
 
+/// A node whose disks work takes everything again within this time.
+const HEAL_US: u64 = 60_000_000;
+
 /// Runs a seed; its verdict and what it touched.
-pub fn run(seed: u64, plant: Option<Plant>, tracing: bool) -> (Verdict, Coverage) {
+pub fn run(seed: u64, worlds: Worlds, plant: Option<Plant>, tracing: bool) -> (Verdict, Coverage) {
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut rng = Rng::new(seed);
-        let plan = Plan::draw(seed, plant, &mut rng);
+        let plan = Plan::draw(seed, worlds, plant, &mut rng);
+        if tracing {
+            println!("{:?} {:?} {:?} trouble {}", plan.durability, plan.disk, plan.crash, plan.trouble);
+        }
         let mut world = World::new(plan, rng, tracing);
         let verdict = world.live();
         world.account();
@@ -41,15 +47,55 @@ pub fn run(seed: u64, plant: Option<Plant>, tracing: bool) -> (Verdict, Coverage
 
 impl World {
     fn live(&mut self) -> Verdict {
+        self.run_until("the nodes", SETTLE_US, |world| world.nodes.iter().all(|node| node.stage == Stage::Up))?;
         let watchers = self.arrive()?;
         self.run_until("the operations", CHAOS_US, |world| world.env.operations == 0)?;
+        self.heal()?;
         self.fall_quiet()?;
+        if self.env.plan.crash.every_us > 0 && self.env.rng.percent(50) {
+            // What a crash in the middle of nothing would lose was never kept.
+            self.crash_at_rest()?;
+            self.fall_quiet()?;
+        }
         self.judge(&watchers)?;
         if self.env.plan.clusters > 1 {
             self.cross()?;
         }
         self.leave()?;
-        for sim in &self.shards {
+        self.empty()?;
+        self.over = true;
+        if self.env.plan.crash.every_us > 0 && self.env.plan.keeps() {
+            self.crash_at_rest()?;
+            self.empty()?;
+        }
+        Ok(())
+    }
+
+    /// Whatever was broken works again, and so do the nodes.
+    fn heal(&mut self) -> Verdict {
+        let clusters = self.env.plan.clusters;
+        for cluster in 0..clusters {
+            if self.nodes[cluster].fault != Fault::None {
+                self.trouble(cluster);
+            }
+        }
+        self.run_until("the nodes to accept again", HEAL_US + 2 * self.env.plan.crash.down_us, |world| {
+            let up = world.env.open.iter().all(|open| *open);
+            up && world.living().all(|sim| !sim.brain.log_refuses())
+        })
+    }
+
+    /// All nodes die while nothing happens, and come back.
+    fn crash_at_rest(&mut self) -> Verdict {
+        for cluster in 0..self.env.plan.clusters {
+            let power = self.env.rng.percent(self.env.plan.crash.power);
+            self.crash(cluster, power);
+        }
+        self.run_until("the nodes to come back", SETTLE_US, |world| world.env.open.iter().all(|open| *open))
+    }
+
+    fn empty(&mut self) -> Verdict {
+        for sim in self.living() {
             let linked = self.env.plan.clusters > 1;
             tables::check_empty(&format!("shard {:?}", sim.at), sim.brain.gauges(), sim.brain.queued(), linked)?;
         }
@@ -78,6 +124,10 @@ impl World {
         if clusters > 1 && self.env.plan.unrest > 0 {
             self.env.queue.push(self.env.now_us + 1, Event::WireCut);
         }
+        if self.env.plan.trouble {
+            let at_us = self.env.now_us + 100 * self.env.plan.gap_us;
+            (0..clusters).for_each(|cluster| self.env.queue.push(at_us, Event::Trouble(cluster)));
+        }
         Ok(watchers)
     }
 
@@ -86,7 +136,7 @@ impl World {
         self.env.trace(|| "quiet".into());
         for client in &mut self.clients {
             client.quiet = true;
-            if client.conn.as_ref().is_some_and(|conn| conn.leaving) {
+            if client.conn.as_ref().is_some_and(|conn| conn.leaving || conn.crashed_us.is_some()) {
                 client.cut(&mut self.env, false);
             }
             if client.conn.is_none() {
@@ -181,7 +231,7 @@ impl World {
     }
 
     fn linked(&self) -> bool {
-        self.shards.iter().flat_map(|sim| sim.brain.link_status()).all(|link| link.status == "connected")
+        self.living().flat_map(|sim| sim.brain.link_status()).all(|link| link.status == "connected")
     }
 
     fn sheds_abroad(&self) -> u64 {
@@ -242,7 +292,7 @@ impl World {
             client.disconnect(&mut self.env, false, None);
         }
         self.run_until("the goodbyes", SETTLE_US, |world| {
-            let connections: u64 = world.shards.iter().map(|sim| sim.brain.gauges().connections).sum();
+            let connections: u64 = world.living().map(|sim| sim.brain.gauges().connections).sum();
             let none = connections == 0 || world.env.plan.clusters > 1;
             none && world.clients.iter().all(Client::left) && world.quiet()
         })

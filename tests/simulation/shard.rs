@@ -5,11 +5,13 @@
 use broker::{
     Shard,
     event::Event as Said,
+    journal::Dealt,
     surface::{Cause, ConnId, DialId, Input, Output, Parked, Transport, Turned},
 };
 use contract::{ids::ShardId, time::Now};
 
 use crate::{
+    disk::LogSim,
     mailbox::Grid,
     net::Place,
     world::{Env, Event},
@@ -30,6 +32,10 @@ pub enum Io {
     Gone(ConnId),
     /// A dial ended, with a connection or without.
     Dialed(DialId, Option<usize>),
+    /// The log has come further.
+    Logged,
+    /// All shards of the node are restored.
+    Replay,
 }
 
 /// A place in the shell's table.
@@ -48,6 +54,12 @@ struct Slot {
 pub struct ShardSim {
     /// The brain.
     pub brain: Shard,
+    /// Its log, if it has one.
+    pub log: Option<LogSim>,
+    /// It exists in this life of its node.
+    pub alive: bool,
+    /// When its monotonic clock was 0.
+    pub clock_us: u64,
     /// Index in the world, in its cluster, and the cluster.
     pub at: (usize, u16, usize),
     slots: Vec<Slot>,
@@ -65,7 +77,20 @@ impl ShardSim {
     /// A shard without connections.
     pub fn new(brain: Shard, at: (usize, u16, usize)) -> ShardSim {
         let (slots, free, inputs) = (Vec::new(), Vec::new(), Vec::new());
-        ShardSim { brain, at, slots, free, inputs, planned: None, running: false, turns: 0 }
+        let (log, alive, clock_us) = (None, false, 0);
+        ShardSim { brain, log, alive, clock_us, at, slots, free, inputs, planned: None, running: false, turns: 0 }
+    }
+
+    fn now(&self, env: &Env) -> Now {
+        Now { mono_us: env.now_us - self.clock_us, wall_ms: env.now_us / 1000 }
+    }
+
+    /// Takes over what the logs held.
+    pub fn restore(&mut self, dealt: Dealt, env: &mut Env) {
+        let now = self.now(env);
+        let mut touched = Vec::new();
+        let mut shell = Shell::new(&mut self.slots, &mut self.free, &mut touched, env, self.at.0);
+        self.brain.restore(now, dealt, &mut shell);
     }
 
     /// Something happened on its ring.
@@ -82,7 +107,7 @@ impl ShardSim {
     pub fn turn(&mut self, start_us: u64, grid: &mut Grid, env: &mut Env) -> (Vec<usize>, Turned) {
         self.turns += 1;
         // The clock of the end: bytes that arrived during the turn may belong to it.
-        let now = Now { mono_us: env.now_us, wall_ms: env.now_us / 1000 };
+        let now = self.now(env);
         let mut touched = Vec::new();
         let (mut inputs, late) = core::mem::take(&mut self.inputs).into_iter().partition(|(at, _)| *at <= start_us);
         self.inputs = late;
@@ -90,10 +115,19 @@ impl ShardSim {
         let mut rng = env.rng.clone();
         env.rng.next();
         let mut mail = grid.view(usize::from(self.at.1), (start_us, env.now_us), &mut rng, env.tracing);
-        let mut shell =
-            Shell { slots: &mut self.slots, free: &mut self.free, touched: &mut touched, env, shard: self.at.0 };
-        let turned = self.brain.turn(now, &mut mail, &mut shell);
+        let mut shell = Shell::new(&mut self.slots, &mut self.free, &mut touched, env, self.at.0);
+        let mut turned = self.brain.turn(now, &mut mail, &mut shell);
+        turned.deadline_us = turned.deadline_us.saturating_add(self.clock_us);
         let offered = mail.offered;
+        // Before output leaves, as in the shell.
+        if let Some(batch) = self.brain.journal() {
+            let (shard, number, bytes, mark) = (self.at.0, batch.number, batch.bytes.len(), batch.mark);
+            env.trace(|| format!("shard {shard}: batch {number}, {bytes} bytes, {mark:?}"));
+            match &mut self.log {
+                Some(log) => log.append(batch, env.now_us),
+                None => env.fail("a journal without a log"),
+            }
+        }
         touched.sort_unstable();
         touched.dedup();
         for conn in touched {
@@ -110,7 +144,7 @@ impl ShardSim {
                     env.net.pipe(pipe).place = Some(Place { shard: self.at.0, conn });
                     let peer = env.peer(pipe);
                     self.give(now, Input::Accepted { conn, listener: 0, peer }, touched, env);
-                    self.inputs.push((now.mono_us, Io::Readable(pipe)));
+                    self.inputs.push((env.now_us, Io::Readable(pipe)));
                 }
                 Io::Readable(pipe) => self.read(now, pipe, touched, env),
                 Io::SendDone(pipe) => {
@@ -118,6 +152,14 @@ impl ShardSim {
                         self.settle(conn, env);
                     }
                 }
+                Io::Logged => {
+                    if let Some(status) = self.log.as_mut().map(LogSim::tell) {
+                        let shard = self.at.0;
+                        env.trace(|| format!("shard {shard}: durable {}, {:?}", status.durable, status.room));
+                        self.give(now, Input::Logged(status), touched, env);
+                    }
+                }
+                Io::Replay => self.give(now, Input::Replay, touched, env),
                 Io::Detach(conn) => self.detach(now, conn, touched, env),
                 Io::Gone(conn) => self.gone(now, conn, Cause::Ours, touched, env),
                 Io::Dialed(dial, Some(pipe)) => {
@@ -134,7 +176,9 @@ impl ShardSim {
     }
 
     fn give(&mut self, now: Now, input: Input<'_>, touched: &mut Vec<ConnId>, env: &mut Env) {
-        let mut shell = Shell { slots: &mut self.slots, free: &mut self.free, touched, env, shard: self.at.0 };
+        let logged = matches!(input, Input::Logged(_));
+        let mut shell = Shell::new(&mut self.slots, &mut self.free, touched, env, self.at.0);
+        shell.logged = logged;
         self.brain.input(now, input, &mut shell);
     }
 
@@ -164,7 +208,7 @@ impl ShardSim {
             self.give(now, Input::Received { conn, bytes: &bytes }, touched, env);
             if env.net.pipe(pipe).reading {
                 // The next read completes in this turn or in a later one.
-                self.inputs.push((now.mono_us, Io::Readable(pipe)));
+                self.inputs.push((env.now_us, Io::Readable(pipe)));
                 if env.rng.percent(50) {
                     self.inputs.pop();
                     return self.read(now, pipe, touched, env);
@@ -257,9 +301,21 @@ struct Shell<'a> {
     touched: &'a mut Vec<ConnId>,
     env: &'a mut Env,
     shard: usize,
+    /// The log has just come further.
+    logged: bool,
 }
 
-impl Shell<'_> {
+impl<'a> Shell<'a> {
+    fn new(
+        slots: &'a mut Vec<Slot>,
+        free: &'a mut Vec<u32>,
+        touched: &'a mut Vec<ConnId>,
+        env: &'a mut Env,
+        shard: usize,
+    ) -> Shell<'a> {
+        Shell { slots, free, touched, env, shard, logged: false }
+    }
+
     fn slot(&mut self, conn: ConnId) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(conn.index as usize);
         slot.filter(|slot| slot.generation == conn.generation && slot.pipe.is_some())
@@ -298,6 +354,7 @@ impl Output for Shell<'_> {
             Some(slot) => slot.dirty = true,
             None => return self.env.fail("output for a connection that does not exist"),
         }
+        self.env.coverage.one("gated_output", u64::from(self.logged));
         self.touched.push(conn);
     }
 

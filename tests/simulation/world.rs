@@ -21,8 +21,9 @@ use crate::{
     links::{self, Wires},
     mailbox::Grid,
     net::{End, Net},
+    node::{Node, Stage},
     oracle::{Oracle, Verdict, arrival::Arrival},
-    plan::Plan,
+    plan::{Plan, SHARDS_MAX},
     rng::Rng,
     shard::{Io, ShardSim},
 };
@@ -62,6 +63,20 @@ pub enum Event {
     WireCut,
     /// A dial of a shard comes to its end.
     Dial(usize, DialId),
+    /// An operation of a shard's log is over.
+    DiskDone(usize),
+    /// A shard's log may have something to do.
+    DiskLook(usize),
+    /// A shard hears how its log is.
+    Told(usize),
+    /// A node dies, if it is still this life.
+    Crash(usize, u64),
+    /// It starts again.
+    Start(usize),
+    /// It may accept everybody.
+    Open(usize),
+    /// Something happens to its disks.
+    Trouble(usize),
     /// Whoever waits for a state looks whether it has come.
     Look,
 }
@@ -83,8 +98,17 @@ impl Queue {
     }
 
     fn pop(&mut self) -> Option<(u64, Event)> {
-        let Reverse((at_us, number)) = self.heap.pop()?;
-        self.events.remove(&number).map(|event| (at_us, event))
+        loop {
+            let Reverse((at_us, number)) = self.heap.pop()?;
+            if let Some(event) = self.events.remove(&number) {
+                return Some((at_us, event));
+            }
+        }
+    }
+
+    /// Some events will not happen.
+    pub fn forget(&mut self, which: impl Fn(&Event) -> bool) {
+        self.events.retain(|_, event| !which(event));
     }
 }
 
@@ -112,6 +136,12 @@ pub struct Env {
     pub replays_open: u64,
     /// Publishes whose acknowledgement was just heard.
     pub acknowledged: Vec<u64>,
+    /// Shards of each cluster in its present life.
+    pub shards: Vec<u16>,
+    /// Since when each cluster accepts, if it does.
+    pub up_us: Vec<Option<u64>>,
+    /// It is open for ordinary clients.
+    pub open: Vec<bool>,
     /// Everything is told.
     pub tracing: bool,
     failure: Option<String>,
@@ -162,10 +192,14 @@ pub struct World {
     pub env: Env,
     /// All shards, cluster by cluster.
     pub shards: Vec<ShardSim>,
+    /// The node of each cluster.
+    pub nodes: Vec<Node>,
     /// Mailboxes of each cluster.
     pub grids: Vec<Grid>,
     /// All clients.
     pub clients: Vec<Client>,
+    /// Everybody has left.
+    pub over: bool,
     replays: Vec<u64>,
     plans: u64,
 }
@@ -180,32 +214,45 @@ const ANSWER_US: u64 = 100_000_000;
 impl World {
     /// The world of a plan; nobody is connected.
     pub fn new(plan: Plan, mut rng: Rng, tracing: bool) -> World {
-        let (clusters, shards) = (plan.clusters, usize::from(plan.shards));
-        let grids = (0..clusters).map(|_| Grid::new(shards, plan.message_slots, plan.reserved_slots)).collect();
+        let clusters = plan.clusters;
+        let grids = (0..clusters).map(|_| Grid::new(0, 0, 0)).collect();
         let links: Vec<Vec<Link>> = (0..clusters).map(|c| links::configured(c, clusters, &mut rng)).collect();
-        let at = (0..clusters).flat_map(|cluster| (0..shards).map(move |shard| (cluster, shard)));
-        let sims = at
-            .map(|(cluster, shard)| {
-                let brain = Shard::new(plan.settings(cluster, shard as u16, links[cluster].clone()));
-                ShardSim::new(brain, (cluster * shards + shard, shard as u16, cluster))
-            })
-            .collect();
+        // Places for as many shards as a life may have; a start fills those that it needs.
+        let at = (0..clusters).flat_map(|cluster| (0..SHARDS_MAX).map(move |shard| (cluster, shard)));
+        let place = |(cluster, shard): (usize, usize)| {
+            let of = (shard as u16, SHARDS_MAX as u16);
+            let brain = Shard::new(plan.settings(cluster, of, 0, Vec::new()));
+            ShardSim::new(brain, (World::first(cluster) + shard, shard as u16, cluster))
+        };
+        let sims: Vec<ShardSim> = at.map(place).collect();
+        let nodes = links.into_iter().map(|links| Node::new(plan.shards, links)).collect();
         let env = Env {
             now_us: START_US,
             queue: Queue::default(),
             rng,
             net: Net::default(),
-            oracle: Oracle::default(),
+            oracle: Oracle { refusing: plan.trouble, ..Oracle::default() },
             coverage: Coverage::default(),
             operations: plan.operations,
             plan,
             wires: Wires::default(),
             replays_open: 0,
             acknowledged: Vec::new(),
+            shards: vec![0; clusters],
+            up_us: vec![None; clusters],
+            open: vec![false; clusters],
             tracing,
             failure: None,
         };
-        World { env, shards: sims, grids, clients: Vec::new(), replays: vec![0; clusters * shards], plans: 0 }
+        let replays = vec![0; sims.len()];
+        let mut world = World { env, shards: sims, nodes, grids, clients: Vec::new(), over: false, replays, plans: 0 };
+        (0..clusters).for_each(|cluster| world.start(cluster));
+        world
+    }
+
+    /// The shards that exist now.
+    pub fn living(&self) -> impl Iterator<Item = &ShardSim> {
+        self.shards.iter().filter(|sim| sim.alive)
     }
 
     /// A new client.
@@ -245,9 +292,11 @@ impl World {
         match event {
             Event::Accept(pipe) => {
                 // SO_REUSEPORT: any shard of the node may accept.
-                let shards = u64::from(env.plan.shards);
-                let cluster = env.net.pipe(pipe).cluster as u64;
-                let shard = (cluster * shards + env.rng.below(shards)) as usize;
+                let cluster = env.net.pipe(pipe).cluster;
+                if env.up_us[cluster].is_none() {
+                    return env.net.refuse(pipe, (env.now_us, &mut env.queue));
+                }
+                let shard = World::first(cluster) + env.rng.below(u64::from(env.shards[cluster])) as usize;
                 self.io(shard, Io::Accept(pipe));
             }
             Event::Up(pipe) => {
@@ -292,6 +341,13 @@ impl World {
                 let io = links::dialed(env, shard, dial);
                 self.io(shard, io);
             }
+            Event::DiskDone(shard) => self.disk_done(shard),
+            Event::DiskLook(shard) => self.drive_log(shard),
+            Event::Told(shard) => self.io(shard, Io::Logged),
+            Event::Crash(cluster, incarnation) => self.crash_planned(cluster, incarnation),
+            Event::Start(cluster) => self.start(cluster),
+            Event::Open(cluster) => self.open(cluster),
+            Event::Trouble(cluster) => self.trouble(cluster),
             Event::Look => {}
         }
         if !self.env.acknowledged.is_empty() {
@@ -319,7 +375,7 @@ impl World {
         }
     }
 
-    fn io(&mut self, shard: usize, io: Io) {
+    pub fn io(&mut self, shard: usize, io: Io) {
         let now_us = self.env.now_us;
         self.shards[shard].io(now_us, io);
         let delay_us = self.env.rng.below(30);
@@ -333,7 +389,7 @@ impl World {
     }
 
     /// A shard that sleeps turns at `at_us`; one that runs looks again at its end.
-    fn wake(&mut self, shard: usize, at_us: u64) {
+    pub fn wake(&mut self, shard: usize, at_us: u64) {
         let sim = &mut self.shards[shard];
         if sim.running || sim.planned.is_some_and(|(planned_us, _)| planned_us <= at_us) {
             return;
@@ -368,7 +424,7 @@ impl World {
         env.replays_open = replays.iter().sum();
         let again = turned.busy || sim.has_input() || grids[cluster].waits_for(usize::from(sim.at.1));
         let now_us = env.now_us;
-        let first = cluster * usize::from(env.plan.shards);
+        let first = World::first(cluster);
         let mut delays = Vec::new();
         for to in offered {
             delays.push((first + to, now_us + env.rng.below(60)));
@@ -382,18 +438,28 @@ impl World {
         } else if turned.deadline_us < u64::MAX {
             self.wake(shard, turned.deadline_us.max(now_us + 1));
         }
+        self.drive_log(shard);
+        self.recovery_step(cluster);
     }
 
     fn check_acknowledged(&mut self) {
         for number in core::mem::take(&mut self.env.acknowledged) {
             let publish = self.env.oracle.publishes.at(number);
             let cluster = publish.cluster;
-            if publish.retain && self.counted(cluster, |name| name.starts_with("shed_retained")) > 0 {
+            if self.env.up_us[cluster].is_none_or(|up_us| publish.sent_us < up_us) {
+                // It came from an earlier life.
                 continue;
             }
-            let mut shards = self.shards.iter().filter(|sim| sim.at.2 == cluster);
+            if publish.retain
+                && self.counted(cluster, |name| name.starts_with("shed_retained") || name == "shed_log_full") > 0
+            {
+                continue;
+            }
+            let mut shards = self.living().filter(|sim| sim.at.2 == cluster);
             let held = shards.find_map(|sim| sim.brain.retained_payload(&publish.topic));
-            if let Err(why) = self.env.oracle.check_acknowledged(number, &self.grids[cluster], held) {
+            drop(shards);
+            let kept = self.env.plan.durability.mode != contract::config::Mode::None;
+            if let Err(why) = self.env.oracle.check_acknowledged(number, &self.grids[cluster], held, kept) {
                 self.env.fail(&why);
             }
         }
@@ -408,9 +474,13 @@ impl World {
                 return self.env.fail(&format!("{}: no answer to {asked:?} after {ANSWER_US} us", client.id));
             }
         }
-        for name in ["frames_bad", "obligations_timed_out", "protocol_errors", "packets_malformed"] {
+        let names = match self.env.plan.trouble {
+            true => &["frames_bad", "packets_malformed"][..],
+            false => &["frames_bad", "obligations_timed_out", "protocol_errors", "packets_malformed"][..],
+        };
+        for name in names {
             for cluster in 0..self.grids.len() {
-                if self.counted(cluster, |n| n == name) > 0 {
+                if self.counted(cluster, |n| n == *name) > 0 {
                     return self.env.fail(&format!("{name} is not zero"));
                 }
             }
@@ -419,14 +489,18 @@ impl World {
 
     /// Sum of a cluster's counters that a name fits.
     pub fn counted(&self, cluster: usize, fits: impl Fn(&str) -> bool) -> u64 {
-        let shards = self.shards.iter().filter(|sim| sim.at.2 == cluster);
+        let shards = self.living().filter(|sim| sim.at.2 == cluster);
         let counters = shards.flat_map(|sim| Counters::NAMES.iter().zip(sim.brain.counters().values()));
-        counters.filter(|(name, _)| fits(name)).map(|(_, value)| value).sum()
+        let living: u64 = counters.filter(|(name, _)| fits(name)).map(|(_, value)| value).sum();
+        living + self.nodes[cluster].counted(&fits)
     }
 
     /// Nothing is on its way anywhere in the brokers.
     pub fn quiet(&self) -> bool {
-        let brains = self.shards.iter().all(|sim| {
+        if self.nodes.iter().any(|node| node.stage != Stage::Up) {
+            return false;
+        }
+        let brains = self.living().all(|sim| {
             let gauges = sim.brain.gauges();
             if sim.brain.link_status().iter().any(|link| link.queued > 0) {
                 return false;
@@ -440,13 +514,16 @@ impl World {
     fn unsettled(&self) -> String {
         let clients: Vec<String> = self.clients.iter().filter(|c| !c.settled()).map(Client::unsettled).collect();
         let shards: Vec<String> =
-            self.shards.iter().map(|s| format!("{:?} queued {}", s.brain.gauges(), s.brain.queued())).collect();
-        format!("net busy {}, clients {clients:#?}, shards {shards:#?}", self.env.net.busy())
+            self.living().map(|s| format!("{:?} queued {}", s.brain.gauges(), s.brain.queued())).collect();
+        let logs: Vec<_> = self.living().filter_map(|sim| Some(sim.log.as_ref()?.status())).collect();
+        let stages: Vec<Stage> = self.nodes.iter().map(|node| node.stage).collect();
+        let busy = self.env.net.busy();
+        format!("net busy {busy}, clients {clients:#?}, shards {shards:#?}, nodes {stages:?}, logs {logs:#?}")
     }
 
     /// What the owners of a cluster hold.
     pub fn store(&self, cluster: usize) -> BTreeMap<String, Vec<u8>> {
-        let shards = self.shards.iter().filter(|sim| sim.at.2 == cluster);
+        let shards = self.living().filter(|sim| sim.at.2 == cluster);
         let values = shards.flat_map(|sim| {
             let topics = sim.brain.retained_topics().into_iter();
             topics.filter_map(|topic| Some((topic.clone(), sim.brain.retained_payload(&topic)?)))
@@ -456,11 +533,19 @@ impl World {
 
     /// Adds what the brokers have counted to the coverage.
     pub fn account(&mut self) {
-        for sim in &self.shards {
-            self.env.coverage.one("turns", sim.turns);
+        let World { env, shards, nodes, .. } = self;
+        for sim in shards.iter().filter(|sim| sim.alive) {
+            env.coverage.one("turns", sim.turns);
             for (name, value) in Counters::NAMES.iter().zip(sim.brain.counters().values()) {
-                self.env.coverage.one(name, *value);
+                env.coverage.one(name, *value);
             }
+            if let Some(log) = &sim.log {
+                env.coverage.one("checkpoints_complete", log.checkpoints());
+                env.coverage.one("resyncs", log.resyncs);
+            }
+        }
+        for (name, value) in nodes.iter().flat_map(Node::all_counted) {
+            env.coverage.one(name, value);
         }
         let (operations, cuts) = (self.env.plan.operations - self.env.operations, self.env.net.cuts);
         self.env.coverage.one("operations", operations);

@@ -21,6 +21,9 @@ const TIMER_SLACK_US: u64 = 1_000_000;
 impl Client {
     /// Opens a connection. A living one is left half open: the broker hears of it by the take-over.
     pub fn connect(&mut self, env: &mut Env, clean: bool) {
+        if env.up_us[self.cluster].is_none() {
+            return;
+        }
         // A CONNECT that was not answered may still be on its way, and would take this connection over.
         let racing = self.unanswered.is_some_and(|pipe| env.net.closed_us(pipe).is_none());
         if racing {
@@ -43,7 +46,7 @@ impl Client {
         self.serial += 1;
         let wire = (env.now_us, &mut env.queue, &mut env.rng);
         let pipe = env.net.connect(End::Client(self.at), self.cluster, (env.plan.network_us, env.plan.window), wire);
-        self.lease.pipes.retain(|pipe| match env.net.closed_us(*pipe) {
+        self.lease.pipes.retain(|pipe| match env.net.noticed_us(*pipe) {
             Some(at_us) => {
                 self.lease.closed_us = self.lease.closed_us.max(at_us);
                 false
@@ -146,6 +149,14 @@ impl Client {
     /// CONNACK: what became of the session.
     pub(super) fn connack(&mut self, env: &mut Env, connack: &Connack<'_>) {
         self.answered(env, Awaits::Connack, 0);
+        if connack.reason != Reason::Success && env.plan.trouble {
+            env.trace(|| format!("{} is refused with {:?}", self.id, connack.reason));
+            // Nothing has changed.
+            let lease = self.lease.clone();
+            self.end(env, Ending::Cut);
+            self.lease = lease;
+            return;
+        }
         if connack.reason != Reason::Success {
             return env.fail(&format!("{}: CONNECT refused with {:?}", self.id, connack.reason));
         }
@@ -164,11 +175,15 @@ impl Client {
         if let Some(conn) = &mut self.conn {
             conn.resumed = present;
         }
-        if self.profile.version != Version::V31 {
+        if self.profile.version != Version::V31 && self.conn.as_ref().is_some_and(|conn| !conn.forgotten) {
             self.check_present(env, present, clean, sent_us);
         }
         self.lease.expiry_s = (expiry_s, expiry_s);
         self.lease.must_be_clean = false;
+        let forgotten = self.conn.as_ref().is_some_and(|conn| conn.forgotten);
+        if forgotten {
+            self.lease.expiry_s = (0, 0);
+        }
         env.oracle.wills.connected(self.at, will, present, env.now_us, &env.net);
         if present && let Some(epoch) = self.epoch {
             env.oracle.epochs[epoch].connected_us = env.now_us;
@@ -180,6 +195,9 @@ impl Client {
         let epoch = env.oracle.begin_epoch(self.at, self.cluster);
         env.oracle.epochs[epoch].connected_us = env.now_us;
         self.epoch = Some(epoch);
+        if forgotten {
+            env.oracle.end_epoch(epoch, env.now_us);
+        }
         let serial = self.serial;
         self.out.retain(|out| out.serial == serial);
         self.received.clear();
@@ -193,7 +211,7 @@ impl Client {
         let alive = self.epoch.is_some() && !clean && least_s > 0 && env.now_us < after(least_s);
         // The last connection is the new one, which is not closed.
         let closed: Option<Vec<u64>> =
-            self.lease.pipes.iter().rev().skip(1).map(|pipe| env.net.closed_us(*pipe)).collect();
+            self.lease.pipes.iter().rev().skip(1).map(|pipe| env.net.noticed_us(*pipe)).collect();
         let last_us = closed.map(|closed| closed.into_iter().fold(self.lease.closed_us, u64::max));
         let over = last_us.is_some_and(|at_us| {
             most_s != u32::MAX
@@ -232,7 +250,8 @@ impl Client {
             self.end(env, goodbye);
             env.net.close(pipe, false, (env.now_us, &mut env.queue, &mut env.rng));
         } else if reason != Reason::Success {
-            env.oracle.wills.ended(self.at, conn.will, Ending::WithWill, conn.pipe, env.now_us);
+            let closes = env.plan.trouble;
+            env.oracle.wills.ended(self.at, conn.will, (Ending::WithWill, closes), conn.pipe, env.now_us);
         }
     }
 
@@ -248,10 +267,12 @@ impl Client {
     /// The broker has ended the connection.
     pub fn closed(&mut self, env: &mut Env, pipe: usize) {
         let Some(conn) = self.conn.as_ref().filter(|conn| conn.pipe == pipe) else { return };
-        if !conn.leaving {
+        let expected = conn.leaving || conn.crashed_us.is_some() || env.plan.trouble;
+        let goodbye = conn.leaving && conn.crashed_us.is_none();
+        if !expected {
             env.fail(&format!("{}: the broker closed the connection", self.id));
         }
-        self.end(env, Ending::Goodbye);
+        self.end(env, if goodbye { Ending::Goodbye } else { Ending::Cut });
         env.net.abandon(pipe);
     }
 
@@ -263,9 +284,10 @@ impl Client {
             Ending::Cut | Ending::Abandoned if conn.leaving => Ending::Unknown,
             other => other,
         };
-        env.oracle.wills.ended(self.at, conn.will, ending, conn.pipe, env.now_us);
-        if !conn.leaving {
-            self.lease.left_us = env.now_us;
+        env.oracle.wills.ended(self.at, conn.will, (ending, env.plan.trouble), conn.pipe, env.now_us);
+        if !conn.leaving && (conn.open || conn.crashed_us.is_none()) {
+            // Where the broker closed, its clock runs since then.
+            self.lease.left_us = env.net.closed_us(conn.pipe).unwrap_or(env.now_us);
         }
         if !conn.open {
             let (least, most) = self.lease.expiry_s;
@@ -298,6 +320,8 @@ impl Conn {
             serial,
             open: false,
             leaving: false,
+            crashed_us: None,
+            forgotten: false,
             resumed: false,
             clean,
             sent_us: now_us,

@@ -3,6 +3,7 @@
 //! refusal or a close is a fault, unless the client has asked for it.
 
 mod connect;
+mod crash;
 mod operate;
 mod publish;
 mod receive;
@@ -138,6 +139,10 @@ pub struct Conn {
     pub open: bool,
     /// DISCONNECT was sent.
     pub leaving: bool,
+    /// When its node has died; what is still on its way may arrive.
+    pub crashed_us: Option<u64>,
+    /// And will know nothing of it.
+    pub forgotten: bool,
     /// The session was there.
     pub resumed: bool,
     /// CONNECT asked for a new session.

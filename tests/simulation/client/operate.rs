@@ -19,6 +19,9 @@ impl Client {
             return;
         }
         let Some(conn) = &mut self.conn else {
+            if !env.open[self.cluster] {
+                return;
+            }
             // Some stay away until a short session is over.
             let short = self.lease.expiry_s.1 <= 3;
             if !(short && env.rng.percent(80) && env.now_us < self.lease.left_us + AWAY_US) {
@@ -26,7 +29,7 @@ impl Client {
             }
             return;
         };
-        if conn.leaving {
+        if conn.leaving || conn.crashed_us.is_some() {
             return;
         }
         if !conn.open {

@@ -150,6 +150,10 @@ impl Client {
         if reason.is_failure() {
             env.oracle.publishes.at_mut(number).refused = true;
             self.out.remove(at);
+            env.coverage.one("publishes_refused_by_log", u64::from(env.plan.trouble));
+            if env.plan.trouble && reason == Reason::QuotaExceeded {
+                return;
+            }
             return env.fail(&format!("{}: publish {number} was refused with {reason:?}", self.id));
         }
         env.acknowledged.push(number);

@@ -100,6 +100,10 @@ impl Client {
             return env.fail(&format!("{}: SUBACK with {} reasons for {:?}", self.id, reasons.len(), asked));
         }
         for (subscription, reason) in asked.subscriptions.iter().zip(reasons) {
+            if env.plan.trouble && (reason == 0x80 || reason == 0x97) {
+                env.oracle.epochs[epoch].refused(*subscription);
+                continue;
+            }
             let qos = env.oracle.epochs[epoch].subscriptions[*subscription].wanted.qos;
             if reason != qos {
                 env.fail(&format!("{}: SUBACK grants {reason:#x} for QoS {qos}", self.id));

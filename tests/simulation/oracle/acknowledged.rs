@@ -1,12 +1,12 @@
 //! Acknowledged means delivered, kept, or shed under a counter: no mailbox still carries the message when
 //! its PUBACK or PUBREC is heard, and a retained value is in its owner's store.
 
-use super::{Oracle, Verdict, publishes::Publishes};
+use super::{Oracle, Verdict, groups::of_groups, publishes::Publishes};
 use crate::mailbox::Grid;
 
 impl Oracle {
-    /// A publish was acknowledged. `held`: the payload that the store has for its topic.
-    pub fn check_acknowledged(&self, number: u64, grid: &Grid, held: Option<Vec<u8>>) -> Verdict {
+    /// A publish was acknowledged. `held`: the payload that the store has for its topic. `kept`: there is a log.
+    pub fn check_acknowledged(&self, number: u64, grid: &Grid, held: Option<Vec<u8>>, kept: bool) -> Verdict {
         let publish = self.publishes.at(number);
         let which = || self.publishes.describe(number);
         if publish.resent > 0 {
@@ -15,6 +15,10 @@ impl Oracle {
         }
         if !publish.retain {
             // Frames of retained publishes also travel as answers to queries.
+            if kept && publish.qos == 2 && of_groups(&publish.topic) {
+                // The owner of the group has it in its log until a member has.
+                return Ok(());
+            }
             let carried = grid.carries(Publishes::token(number).as_bytes());
             return if carried { Err(format!("acknowledged while still in a mailbox: {}", which())) } else { Ok(()) };
         }

@@ -60,7 +60,10 @@ impl Oracle {
         wanted::check(session, publish, arrival)?;
         // A link over wires that break delivers at least once, so the first of several may be lost with QoS 0.
         let over_cuts = abroad && self.wires_cut;
-        let seen = duplicates::check(session, number, publish, arrival, over_cuts)?;
+        let cluster = session.cluster;
+        let after = self.crashes.iter().filter(|(at, at_us)| *at == cluster && *at_us >= publish.sent_us);
+        let allows = (after.count() as u32, self.refusing);
+        let seen = duplicates::check(session, number, publish, arrival, over_cuts, allows)?;
         if seen == Seen::First && !over_cuts {
             order::check(session, number, publish, arrival)?;
         }
@@ -68,7 +71,7 @@ impl Oracle {
             retained::arrived(session, number, publish, arrival);
         }
         if publish.will {
-            self.wills.arrived(number, now_us)?;
+            self.wills.arrived(number, now_us, self.refusing)?;
         }
         Ok(())
     }

@@ -19,8 +19,9 @@ impl Oracle {
             }
         }
         // What was sent twice has no single place in the order.
-        topics.retain(|_, history| history.iter().all(|(_, p)| p.resent == 0));
-        for session in self.epochs.iter().filter(|e| e.cluster == cluster) {
+        // Nor has what a crash may have taken.
+        topics.retain(|_, history| history.iter().all(|(_, p)| p.resent == 0 && !p.shaken));
+        for session in self.epochs.iter().filter(|e| e.cluster == cluster && !e.doubtful) {
             for (topic, history) in &topics {
                 self.check_topic(session, topic, history, sheds_qos0)?;
             }

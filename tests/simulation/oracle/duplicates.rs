@@ -32,8 +32,18 @@ pub fn check(
     publish: &Publish,
     arrival: &Arrival,
     over_cuts: bool,
+    (crashes, refusing): (u32, bool),
 ) -> Result<Seen, String> {
-    let most = copies_max(session, publish) + if over_cuts { COPIES_OVER_CUTS } else { 0 };
+    let mut most = copies_max(session, publish) + if over_cuts { COPIES_OVER_CUTS } else { 0 };
+    if arrival.qos < 2 && publish.qos > 0 {
+        // After a crash, whatever was not known to be acknowledged comes again.
+        let subscribed = session.matching(&publish.topic).filter(|s| s.possible(publish.sent_us)).count();
+        most += crashes * subscribed as u32 * sendings(publish);
+    }
+    if refusing && publish.qos == 2 {
+        // Refused after a part of its destinations had it, and sent again, because its client never heard of that.
+        most += publish.resent;
+    }
     let got = session.got.entry(number).or_default();
     if arrival.dup && got.packets.contains(&arrival.packet) {
         return Ok(Seen::Again);
@@ -51,7 +61,11 @@ fn copies_max(session: &Epoch, publish: &Publish) -> u32 {
     let possible = session.matching(&publish.topic).filter(|s| s.possible(publish.sent_us));
     let groups: HashSet<&str> = possible.clone().filter(|s| s.shared).map(|s| s.wanted.filter.as_str()).collect();
     let plain = u32::from(possible.clone().any(|s| !s.shared));
-    let sendings = if publish.qos == 1 { 1 + publish.resent } else { 1 };
     let replays = session.matching(&publish.topic).filter(|s| publish.retain && s.replays()).count() as u32;
-    (plain + groups.len() as u32) * sendings + replays
+    (plain + groups.len() as u32) * sendings(publish) + replays
+}
+
+/// How often the broker took it.
+fn sendings(publish: &Publish) -> u32 {
+    if publish.qos == 1 { 1 + publish.resent } else { 1 }
 }

@@ -22,7 +22,7 @@ impl Oracle {
         let (mut reliable, mut unreliable) = (Vec::new(), Vec::new());
         for (number, publish) in self.publishes.iter().filter(|(_, p)| p.cluster == cluster && !p.will && !p.delete) {
             let Some(over_us) = publish.over_us() else { continue };
-            for (at, session) in self.epochs.iter().enumerate().filter(|(_, e)| !e.ended && e.cluster == cluster) {
+            for (at, session) in self.epochs.iter().enumerate().filter(|(_, e)| e.lives() && e.cluster == cluster) {
                 let sure = session.matching(&publish.topic).filter(|s| {
                     let own = s.wanted.no_local && publish.publisher == session.client;
                     !s.shared && !own && s.certain(publish.sent_us, over_us)

@@ -4,6 +4,7 @@
 pub mod acknowledged;
 pub mod arrival;
 pub mod continuity;
+pub mod crash;
 pub mod crossing;
 pub mod duplicates;
 pub mod groups;
@@ -34,6 +35,10 @@ pub struct Oracle {
     pub wills: Wills,
     /// A wire between clusters broke, so what crosses may come twice.
     pub wires_cut: bool,
+    /// The broker may refuse what it cannot keep, and close connections for it.
+    pub refusing: bool,
+    /// When the node of each cluster died.
+    pub crashes: Vec<(usize, u64)>,
 }
 
 impl Oracle {
@@ -45,8 +50,10 @@ impl Oracle {
 
     /// A session is surely over.
     pub fn end_epoch(&mut self, epoch: usize, now_us: u64) {
-        self.epochs[epoch].ended = true;
-        self.epochs[epoch].ended_us = now_us;
+        if !self.epochs[epoch].ended {
+            self.epochs[epoch].ended = true;
+            self.epochs[epoch].ended_us = now_us;
+        }
     }
 
     /// A session's connection ended: what was asked for and not answered stays unknown.
@@ -56,12 +63,18 @@ impl Oracle {
 
     /// Something sent later on the same connection was answered, so this was read.
     pub fn proved(&mut self, number: u64, now_us: u64) {
-        self.publishes.at_mut(number).proved_us.get_or_insert(now_us);
+        let publish = self.publishes.at_mut(number);
+        if !publish.shaken {
+            publish.proved_us.get_or_insert(now_us);
+        }
     }
 
     /// PUBACK or PUBREC came.
     pub fn acknowledged(&mut self, number: u64, now_us: u64) {
-        self.publishes.at_mut(number).acknowledged_us.get_or_insert(now_us);
+        let publish = self.publishes.at_mut(number);
+        if !publish.forgotten {
+            publish.acknowledged_us.get_or_insert(now_us);
+        }
     }
 }
 

@@ -34,6 +34,10 @@ pub struct Publish {
     pub resent: u32,
     /// It is a will: nobody sends it.
     pub will: bool,
+    /// Its node died before it was acknowledged, or needed no acknowledgement: it may be gone.
+    pub shaken: bool,
+    /// Its node died, and was not to keep anything.
+    pub forgotten: bool,
 }
 
 impl Publish {
@@ -66,6 +70,11 @@ impl Publishes {
         publish.last_order = publish.order;
         self.all.push(publish);
         self.all.len() as u64 - 1
+    }
+
+    /// How many.
+    pub fn len(&self) -> u64 {
+        self.all.len() as u64
     }
 
     /// One of them.
@@ -122,7 +131,13 @@ impl Publishes {
     /// For traces and failures.
     pub fn describe(&self, number: u64) -> String {
         let p = self.at(number);
-        let flags = [(p.retain, " retain"), (p.delete, " delete"), (p.will, " will"), (p.refused, " refused")];
+        let flags = [
+            (p.retain, " retain"),
+            (p.delete, " delete"),
+            (p.will, " will"),
+            (p.refused, " refused"),
+            (p.shaken, " shaken"),
+        ];
         let flags: String = flags.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
         format!(
             "#{number} {} q{}{flags} of client {} (sent {} acknowledged {:?} proved {:?} resent {})",

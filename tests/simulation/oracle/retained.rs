@@ -52,7 +52,7 @@ impl Oracle {
         }
         let mut topics: BTreeMap<&str, Vec<(u64, &Publish)>> = BTreeMap::new();
         for (number, publish) in self.publishes.iter() {
-            if publish.retain && publish.cluster == cluster && single_publisher(&publish.topic) && !publish.refused {
+            if publish.retain && publish.cluster == cluster && single_publisher(&publish.topic) {
                 topics.entry(&publish.topic).or_default().push((number, publish));
             }
         }
@@ -78,7 +78,12 @@ impl Oracle {
         for (topic, payload) in store.iter().filter(|(topic, _)| single_publisher(topic)) {
             let Some(number) = self.publishes.read(payload) else { continue };
             let publish = self.publishes.at(number);
-            for session in self.epochs.iter().filter(|e| !e.ended && e.cluster == cluster) {
+            // What a crash took from the store may have been seen.
+            let later = |p: &Publish| p.shaken && p.topic == *topic && p.last_order >= publish.last_order;
+            if self.publishes.iter().any(|(_, p)| later(p)) {
+                continue;
+            }
+            for session in self.epochs.iter().filter(|e| e.lives() && e.cluster == cluster) {
                 let follows = session.matching(topic).any(|s| {
                     let uncut = !sheds_qos0 && session.connected_since(s.sent_us);
                     let reliable = publish.qos.min(s.wanted.qos) > 0 || uncut;

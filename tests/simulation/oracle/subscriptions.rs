@@ -83,6 +83,8 @@ pub struct Epoch {
     pub replayed: HashSet<u64>,
     /// When its last connection ended.
     pub disconnected_us: u64,
+    /// A crash came when it may have been over, so it may be there with a part of what it should have.
+    pub doubtful: bool,
 }
 
 impl Epoch {
@@ -100,6 +102,7 @@ impl Epoch {
             retained: HashMap::new(),
             replayed: HashSet::new(),
             disconnected_us: 0,
+            doubtful: false,
         }
     }
 
@@ -126,6 +129,21 @@ impl Epoch {
         }
         self.subscriptions[at].granted_us = Some(now_us);
         self.subscriptions[at].changing = false;
+    }
+
+    /// It surely lives, with everything that was promised.
+    pub fn lives(&self) -> bool {
+        !self.ended && !self.doubtful
+    }
+
+    /// SUBACK refused it: what was there before may be there, or not.
+    pub fn refused(&mut self, at: usize) {
+        self.subscriptions[at].changing = false;
+    }
+
+    /// A subscription to this filter stands.
+    pub fn granted_any(&self, filter: &str) -> bool {
+        self.subscriptions.iter().any(|s| s.wanted.filter == filter && s.certain(u64::MAX - 1, u64::MAX))
     }
 
     /// UNSUBSCRIBE was sent; what it concerns.

@@ -33,8 +33,8 @@ enum State {
     Parting { pipe: usize },
     /// It must fire, not before this time.
     Fires { from_us: u64 },
-    /// It must not fire.
-    Void,
+    /// It must not fire. With the connection whose goodbye says so, until that is acknowledged.
+    Void(Option<usize>),
     /// Nobody can tell.
     Maybe,
 }
@@ -69,7 +69,7 @@ impl Wills {
             will.state = match will.state {
                 State::Waiting { left_us, pipe } => State::Asked { left_us, pipe, asked_us: now_us },
                 State::Parting { pipe } if net.closed_us(pipe).is_none() => State::Maybe,
-                State::Parting { .. } => State::Void,
+                State::Parting { pipe } => State::Void(Some(pipe)),
                 other => other,
             };
         }
@@ -82,27 +82,36 @@ impl Wills {
                 State::Offered if Some(will.number) == new => State::Armed,
                 State::Asked { left_us, pipe, asked_us } => {
                     let due_us = left_us + will.delay_us;
-                    let noticed_us = net.closed_us(pipe);
+                    let noticed_us = net.noticed_us(pipe);
                     if will.delay_us == 0 {
                         State::Fires { from_us: left_us }
                     } else if !present {
                         // Discarded or expired: that publishes the will, too.
                         State::Fires { from_us: due_us.min(asked_us) }
                     } else if now_us < due_us {
-                        State::Void
-                    } else if noticed_us.is_some_and(|at_us| asked_us > at_us + will.delay_us + LATE_US) {
+                        State::Void(None)
+                    } else if noticed_us.is_some_and(|at_us| asked_us > at_us.saturating_add(will.delay_us + LATE_US)) {
                         State::Fires { from_us: due_us }
                     } else {
                         State::Maybe
                     }
                 }
+                State::Void(_) => State::Void(None),
                 other => other,
             };
         }
     }
 
     /// The connection that has this will ended.
-    pub fn ended(&mut self, client: usize, number: Option<u64>, ending: Ending, pipe: usize, now_us: u64) {
+    /// `closes`: the broker may have closed it before, for reasons of its own.
+    pub fn ended(
+        &mut self,
+        client: usize,
+        number: Option<u64>,
+        (ending, closes): (Ending, bool),
+        pipe: usize,
+        now_us: u64,
+    ) {
         for will in self.all.iter_mut().filter(|will| will.client == client) {
             will.state = match (will.state, ending) {
                 (State::Offered, _) if Some(will.number) == number => State::Maybe,
@@ -110,6 +119,7 @@ impl Wills {
                 (State::Asked { left_us, .. }, _) if will.delay_us == 0 => State::Fires { from_us: left_us },
                 (State::Asked { .. }, _) => State::Maybe,
                 (State::Armed, _) if Some(will.number) != number => will.state,
+                (State::Armed, Ending::Goodbye) if closes => State::Maybe,
                 (State::Armed, Ending::Goodbye) => State::Parting { pipe },
                 (State::Armed, Ending::Unknown) => State::Maybe,
                 (State::Armed, _) => State::Waiting { left_us: now_us, pipe },
@@ -118,17 +128,36 @@ impl Wills {
         }
     }
 
+    /// The node of a client died: with the connection that has this will, or while DISCONNECT was on its way.
+    pub fn connection_crashed(&mut self, number: u64, pipe: usize, leaving: bool, now_us: u64) {
+        for will in self.all.iter_mut().filter(|will| will.number == number && will.state == State::Armed) {
+            will.state = if leaving { State::Maybe } else { State::Waiting { left_us: now_us, pipe } };
+        }
+    }
+
+    /// Its node died, and remembers, if `kept`, what was acknowledged: not every goodbye.
+    pub fn node_crashed(&mut self, number: u64, kept: bool, qos: u8, net: &Net) {
+        let Some(will) = self.all.iter_mut().find(|will| will.number == number) else { return };
+        // With QoS 0 it may fire while whoever would receive it has no connection.
+        let missed = qos == 0 && !matches!(will.state, State::Void(_) | State::Parting { .. });
+        let undone = matches!(will.state, State::Parting { pipe } | State::Void(Some(pipe)) if net.forgotten(pipe));
+        if !kept || missed || undone {
+            will.state = State::Maybe;
+        }
+    }
+
     /// Somebody received it.
-    pub fn arrived(&mut self, number: u64, now_us: u64) -> Verdict {
+    /// `closes`: the broker may have closed a connection, and its client has not noticed.
+    pub fn arrived(&mut self, number: u64, now_us: u64, closes: bool) -> Verdict {
         let Some(will) = self.all.iter_mut().find(|will| will.number == number) else { return Ok(()) };
         let early = match will.state {
-            State::Armed => true,
+            State::Armed => !closes,
             State::Waiting { left_us, .. } => now_us < left_us + will.delay_us,
             State::Fires { from_us } => now_us < from_us,
             _ => false,
         };
         will.seen_us.get_or_insert(now_us);
-        match early || will.state == State::Void {
+        match early || matches!(will.state, State::Void(_)) {
             true => Err(format!("will #{number} of client {} was published: {:?}", will.client, will.state)),
             false => Ok(()),
         }
@@ -145,7 +174,7 @@ impl Oracle {
                 continue;
             }
             let which = || format!("{} ({:?})", self.publishes.describe(will.number), will.state);
-            if matches!(will.state, State::Void | State::Parting { .. }) && will.seen_us.is_some() {
+            if matches!(will.state, State::Void(_) | State::Parting { .. }) && will.seen_us.is_some() {
                 return Err(format!("a void will was published: {}", which()));
             }
             if matches!(will.state, State::Fires { .. }) && !watched.contains_key(&will.number) {

@@ -143,6 +143,7 @@ impl Shard {
             let stamp = self.retained.last_stamp();
             self.journal.clock(false, stamp);
             self.journal.mark = Mark::Ends;
+            self.journal.ended_us = self.now.mono_us;
             self.journal.live_bytes = checkpoint.written;
             return;
         }
@@ -160,6 +161,9 @@ impl Shard {
         let journal = &self.journal;
         // Before the end of the last one is kept, nobody knows how much the log has grown since.
         if !journal.on || journal.mark != Mark::None || journal.ended_batch > journal.durable {
+            return false;
+        }
+        if journal.ended_us != 0 && self.now.mono_us < journal.ended_us + COUNTS_US {
             return false;
         }
         let grown = journal.since_begin_bytes;
@@ -232,6 +236,8 @@ impl Shard {
     }
 }
 
+/// How long a checkpoint may take to count: the log has to flush it.
+const COUNTS_US: u64 = 5_000_000;
 /// Segments that a log may have, however little is in them.
 const SEGMENTS_MIN: u64 = 16;
 /// How often a full disk makes us look at how much is alive.

@@ -141,6 +141,8 @@ pub(crate) struct Journal {
     checkpoints: u32,
     /// The batch with the end of the last complete checkpoint of this process.
     ended_batch: u64,
+    /// When the last checkpoint ended, until the log says that it counts.
+    ended_us: u64,
     /// When a full disk made us look at what is alive.
     looked_us: u64,
     /// Bytes that the last complete checkpoint wrote.
@@ -190,6 +192,7 @@ impl Journal {
             checkpoint: None,
             checkpoints: 0,
             ended_batch: 0,
+            ended_us: 0,
             looked_us: 0,
             live_bytes: 0,
             limits: limits.clone(),

@@ -46,6 +46,10 @@ impl Shard {
         }
         let before = self.journal.room;
         self.journal.room = status.room;
+        if status.since_begin_bytes < self.journal.since_begin_bytes {
+            // The last checkpoint counts.
+            self.journal.ended_us = 0;
+        }
         self.journal.since_begin_bytes = status.since_begin_bytes;
         self.journal.segments = status.segments;
         self.journal.recovered |= status.recovered;
