@@ -7,7 +7,7 @@
 //! crashes (the default), with crashes and logs on fast and slow disks, with nothing but power losses and flushed logs,
 //! or with disks that fail and are full; the last only when asked for.
 //! The environment says the same: `SIMULATION_WORLDS=power SIMULATION_SEEDS=10000 cargo test --release --test
-//! simulation` is ten thousand seeds of power losses without a violation.
+//! simulation` runs ten thousand seeds of power losses.
 
 mod client;
 mod coverage;
