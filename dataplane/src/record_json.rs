@@ -80,6 +80,10 @@ fn of_streams(record: &Record<'_>) -> (&'static str, Value) {
         Record::Watermark { shards, home, stream: of, sequence } => {
             ("watermark", json!({"shards": shards, "home": home, "stream": stream(of), "message_sequence": sequence}))
         }
+        Record::Routed { stream: of, sequence, shards, to } => {
+            let to: Vec<u16> = (0..128).filter(|shard| to >> shard & 1 == 1).collect();
+            ("routed", json!({"stream": stream(of), "message_sequence": sequence, "shards": shards, "to": to}))
+        }
         Record::Retained { stored } => ("retained", json!({"message": message(stored)})),
         Record::RetainedGone { stamp, topic } => ("retained_gone", json!({"stamp": stamp, "topic": topic})),
         Record::Chosen { stream: of, sequence, shards, home, group, filter, stored } => (

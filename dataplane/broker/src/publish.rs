@@ -184,7 +184,7 @@ impl Shard {
     pub(crate) fn record_publish(&mut self, message: &Message<'_>, session: u64, packet: u16) -> (Stream, u64) {
         let (stream, sequence) = (Stream::of(&message.id), message.id.sequence);
         let kept = self.pool.keep(message, self.now.mono_us);
-        self.journal.publish(Unfinished { session, packet, kept }, self.now);
+        self.journal.publish(Unfinished { session, packet, routed: None, kept }, self.now);
         (stream, sequence)
     }
 
@@ -275,6 +275,9 @@ impl Shard {
             }
         }
         let mut hops = wanted.shards | wanted.groups | store;
+        if message.durable {
+            self.journal.routed(Stream::of(&message.id), message.id.sequence, hops | 1 << me);
+        }
         while hops != 0 {
             let to = hops.trailing_zeros() as u16;
             hops &= hops - 1;

@@ -260,6 +260,11 @@ impl Journal {
                 publish.kept.put(out, now.mono_us);
             });
         }
+        for ((stream, sequence), publish) in &unfinished {
+            if let Some(routed) = publish.routed {
+                self.routed_record(*stream, *sequence, routed);
+            }
+        }
         self.unfinished = unfinished;
         let chosen = core::mem::take(&mut self.chosen);
         for ((stream, sequence), one) in &chosen {

@@ -21,13 +21,17 @@ use super::{
 #[derive(Default)]
 pub struct History {
     marks: BTreeMap<(u16, u16, Stream), u64>,
+    /// Publishes that had been routed: shards of that layout, and the set of them that each left for.
+    routed: BTreeMap<(Stream, u64), (u16, u128)>,
     layouts: BTreeSet<u16>,
 }
 
 impl History {
-    /// Had the shard that a partition belonged to taken this message?
+    /// Had the shard that a partition belonged to taken this message, or no part in it when it was routed?
     pub(crate) fn took(&self, stream: Stream, sequence: u64, partition: u16) -> bool {
-        self.layouts.iter().any(|shards| self.took_at(*shards, partition % shards, stream, sequence))
+        let apart = |(shards, to): &(u16, u128)| to >> (partition % shards) & 1 == 0;
+        self.routed.get(&(stream, sequence)).is_some_and(apart)
+            || self.layouts.iter().any(|shards| self.took_at(*shards, partition % shards, stream, sequence))
     }
 
     fn took_at(&self, shards: u16, home: u16, stream: Stream, sequence: u64) -> bool {
@@ -113,11 +117,13 @@ pub fn deal(images: Vec<Image>, shards: u16) -> Vec<Dealt> {
 
 /// Only streams with something unfinished matter.
 fn history(images: &[Image]) -> History {
+    let mut history = History::default();
     let mut streams: BTreeSet<Stream> = BTreeSet::new();
     for image in images {
+        let routed = image.unfinished.iter().filter_map(|(key, cut)| Some((*key, cut.routed?)));
+        history.routed.extend(routed.filter(|(_, (shards, _))| *shards > 0));
         streams.extend(image.unfinished.keys().chain(image.chosen.keys()).map(|(stream, _)| *stream));
     }
-    let mut history = History::default();
     for image in images {
         for ((shards, home, stream), sequence) in &image.watermarks {
             if *shards > 0 && streams.contains(stream) {

@@ -87,6 +87,8 @@ pub(crate) struct Kept {
 pub(crate) struct Cut {
     pub(crate) session: u64,
     pub(crate) packet: u16,
+    /// Shards of the layout in which it was routed, and the set of them that it left for.
+    pub(crate) routed: Option<(u16, u128)>,
     pub(crate) body: Arc<Body>,
 }
 
@@ -202,6 +204,11 @@ impl Image {
             }
             Record::Publish { session, packet, stored } => self.publish(session, packet, &stored),
             Record::Finished { stream, sequence } => drop(self.unfinished.remove(&(stream, sequence))),
+            Record::Routed { stream, sequence, shards, to } => {
+                if let Some(cut) = self.unfinished.get_mut(&(stream, sequence)) {
+                    cut.routed = Some((shards, to));
+                }
+            }
             Record::Watermark { shards, home, stream, sequence } => {
                 let mark = self.watermarks.entry((shards, home, stream)).or_insert(0);
                 *mark = sequence.max(*mark);
@@ -322,7 +329,8 @@ impl Image {
     fn publish(&mut self, session: u64, packet: u16, stored: &Stored<'_>) {
         let Ok(message) = stored.message() else { return };
         let key = (Stream::of(&message.id), message.id.sequence);
-        self.unfinished.insert(key, Cut { session, packet, body: Body::new(0, stored) });
+        // A checkpoint says both again: the record of its routes follows.
+        self.unfinished.insert(key, Cut { session, packet, routed: None, body: Body::new(0, stored) });
         let Some(kept) = self.sessions.get_mut(&session) else { return };
         match packet {
             // A will, which fires once.

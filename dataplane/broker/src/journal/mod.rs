@@ -65,6 +65,8 @@ pub(crate) struct Unfinished {
     pub(crate) session: u64,
     /// Its packet id; 0: a will.
     pub(crate) packet: u16,
+    /// Once it was routed: shards of that layout, and the set of them that it left for.
+    pub(crate) routed: Option<(u16, u128)>,
     pub(crate) kept: Kept,
 }
 
@@ -464,7 +466,7 @@ impl Journal {
 
     /// A publish that has to reach all its destinations.
     pub(crate) fn publish(&mut self, unfinished: Unfinished, now: Now) {
-        let Unfinished { session, packet, kept } = &unfinished;
+        let Unfinished { session, packet, kept, .. } = &unfinished;
         self.record(Tag::Publish, |out| {
             put_u64(out, *session);
             put_u16(out, *packet);
@@ -473,6 +475,28 @@ impl Journal {
         });
         let id = kept.message(now.mono_us).id;
         self.unfinished.insert((Stream::of(&id), id.sequence), unfinished);
+    }
+
+    /// A publish leaves for these shards. It is repeated for them only: others had no part in it, and whoever subscribes there
+    /// later has none either.
+    pub(crate) fn routed(&mut self, stream: Stream, sequence: u64, to: u128) {
+        let shards = self.shards;
+        if let Some(unfinished) = self.unfinished.get_mut(&(stream, sequence))
+            && unfinished.routed.is_none()
+        {
+            unfinished.routed = Some((shards, to));
+            self.routed_record(stream, sequence, (shards, to));
+        }
+    }
+
+    fn routed_record(&mut self, stream: Stream, sequence: u64, (shards, to): (u16, u128)) {
+        self.record(Tag::Routed, |out| {
+            put_stream(out, stream);
+            put_u64(out, sequence);
+            put_u16(out, shards);
+            put_u64(out, to as u64);
+            put_u64(out, (to >> 64) as u64);
+        });
     }
 
     /// It has reached them, or was refused.

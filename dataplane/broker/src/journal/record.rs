@@ -67,10 +67,12 @@ pub enum Tag {
     Unwanted = 57,
     /// A packet id was received with QoS 2 (checkpoints; else `Publish` says so).
     Incoming = 58,
+    /// Which shards a publish left for, when it was routed first.
+    Routed = 59,
 }
 
 impl Tag {
-    const ALL: [Tag; 27] = [
+    const ALL: [Tag; 28] = [
         Tag::Clock,
         Tag::Session,
         Tag::Opened,
@@ -98,6 +100,7 @@ impl Tag {
         Tag::Wanted,
         Tag::Unwanted,
         Tag::Incoming,
+        Tag::Routed,
     ];
 
     fn from_u8(tag: u8) -> Option<Tag> {
@@ -357,6 +360,12 @@ pub enum Record<'a> {
         link: &'a str,
         filter: &'a str,
     },
+    Routed {
+        stream: Stream,
+        sequence: u64,
+        shards: u16,
+        to: u128,
+    },
     Incoming {
         session: u64,
         packet: u16,
@@ -517,6 +526,12 @@ fn read_rest<'a>(tag: Tag, fields: &mut Fields<'a>) -> Result<Record<'a>, BadFra
             stored: read_stored(fields)?,
         },
         Tag::OutletGone => Record::OutletGone { place: fields.u64()?, link: fields.text()? },
+        Tag::Routed => Record::Routed {
+            stream: read_stream(fields)?,
+            sequence: fields.u64()?,
+            shards: read_u16(fields)?,
+            to: u128::from(fields.u64()?) | u128::from(fields.u64()?) << 64,
+        },
         Tag::Wanted => Record::Wanted { link: fields.text()?, filter: fields.text()? },
         Tag::Unwanted => Record::Unwanted { link: fields.text()?, filter: fields.text()? },
         _ => return Err(BadFrame::Kind(tag as u8)),
@@ -587,7 +602,7 @@ mod tests {
 
     #[test]
     fn what_another_version_wrote_is_refused() {
-        assert_eq!(read(&record(59, &[])), Err(BadFrame::Kind(59)));
+        assert_eq!(read(&record(60, &[])), Err(BadFrame::Kind(60)));
         assert_eq!(read(&record(31, &[])), Err(BadFrame::Kind(31)));
         let mut newer = record(36, &[0; 8]);
         newer[0] = 2;

@@ -76,7 +76,9 @@ impl Shard {
             let session = client.and_then(|client| self.sessions.find(&client));
             let number = session.and_then(|id| self.sessions.get(id)).map_or(0, |session| session.number);
             if let Some(kept) = self.restore_body(&cut.body, false) {
-                self.journal.unfinished.insert(key, Unfinished { session: number, packet: cut.packet, kept });
+                self.journal
+                    .unfinished
+                    .insert(key, Unfinished { session: number, packet: cut.packet, routed: cut.routed, kept });
                 restoring.unfinished.push((key, session));
             }
         }

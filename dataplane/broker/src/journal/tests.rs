@@ -356,3 +356,23 @@ fn expiry_goes_on_while_the_node_is_down() {
     let rig = rig.crash(1);
     assert_eq!(rig.shards[0].gauges().sessions, 0);
 }
+
+#[test]
+fn a_repeated_publish_reaches_nobody_who_subscribed_after_it_was_routed() {
+    let mut rig = Rig::durable(3);
+    let before = absent(&mut rig, 1, "t");
+    let name = rig.id_on(0, "publisher");
+    let publisher = rig.connect_with(&name, persistent);
+    // Its destination cannot keep it, so the publish stays open; it has left for shard 1 alone.
+    rig.hold_log(1);
+    rig.publish(publisher, "t", "once", QOS2, false);
+    rig.settle();
+    let late = absent(&mut rig, 2, "t");
+    for shards in [3, 2] {
+        rig = rig.crash(shards);
+    }
+    let client = rig.connect_with(&late, persistent);
+    assert_eq!(rig.heard(client), ["connack Success true"]);
+    let client = rig.connect_with(&before, persistent);
+    assert_eq!(rig.heard(client), ["connack Success true", "t once q2"]);
+}
