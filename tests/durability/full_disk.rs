@@ -207,7 +207,8 @@ fn a_read_only_disk_keeps_a_node_from_starting_and_harms_nothing() {
     let mut clients = Clients::start(&node);
     assert!(clients.burst().is_empty(), "there is room");
     node.kill();
-    disk.read_only(true).expect("nobody has a file open");
+    // The kernel closes what a killed process had in its ring after the process is gone.
+    within(SHORT, "nobody has a file open", || disk.read_only(true).ok());
     let ended = setup.refused(SHORT);
     assert_ne!(ended.code, Some(0));
     let directory = disk.path().display().to_string();
