@@ -331,6 +331,7 @@ impl World {
                 }
             }
             Event::Connect(client, clean) => {
+                clients[client].connecting = false;
                 if clients[client].conn.is_none() {
                     clients[client].connect(env, clean);
                 }

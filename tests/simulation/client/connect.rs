@@ -27,7 +27,10 @@ impl Client {
         // A CONNECT that was not answered may still be on its way, and would take this connection over.
         let racing = self.unanswered.is_some_and(|pipe| env.net.closed_us(pipe).is_none());
         if racing {
-            return env.queue.push(env.now_us + 5_000, Event::Connect(self.at, clean));
+            if !std::mem::replace(&mut self.connecting, true) {
+                env.queue.push(env.now_us + 5_000, Event::Connect(self.at, clean));
+            }
+            return;
         }
         let always = env.plan.always_clean && !self.quiet;
         let clean = clean || always || self.lease.must_be_clean || self.epoch.is_none() && env.rng.percent(30);

@@ -66,6 +66,8 @@ pub struct Client {
     pub lease: Lease,
     /// A connection that ended before its CONNACK.
     pub unanswered: Option<usize>,
+    /// It will try to connect again once that one is over.
+    pub connecting: bool,
     /// Connections so far.
     pub serial: u64,
     /// Publishes so far, in order.
@@ -231,6 +233,7 @@ impl Client {
             filters: Vec::new(),
             lease: Lease::default(),
             unanswered: None,
+            connecting: false,
             serial: 0,
             order: 0,
             quiet,

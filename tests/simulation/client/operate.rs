@@ -34,6 +34,8 @@ impl Client {
         }
         if !conn.open {
             if env.rng.percent(env.plan.unrest / 2) {
+                // Counted, or a client that gives up faster than the broker answers would do so for ever.
+                env.operations -= 1;
                 let reset = env.rng.percent(50);
                 self.cut(env, reset);
             }
