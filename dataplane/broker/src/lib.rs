@@ -184,7 +184,7 @@ impl Shard {
             barrier: Barrier::new(me.0, shards),
             hops,
             obligations: Obligations::default(),
-            retained: Retained::new(seed, shards, retained_limits),
+            retained: Retained::new(seed, shards, settings.incarnation as u32, retained_limits),
             replays: HashMap::with_hasher(RandomState::with_seeds(seed, 20, 21, 22)),
             replays_waiting: Vec::new(),
             next_query: 0,

@@ -15,7 +15,7 @@ use crate::{
     Shard,
     counters::Counter,
     deliver::Delivering,
-    frame::{self, Kind, Message, put_text},
+    frame::{self, Kind, Message, MessageId, put_text},
     index::has_wildcard,
     plant::Plant,
     retained::{Page, Query, place_of},
@@ -31,8 +31,10 @@ pub(crate) struct Replay {
     options: Options,
     id: u32,
     owners: SmallVec<[(u16, Owner); 1]>,
-    /// Retained publishes that came live meanwhile: topic hash -> (stream, sequence).
-    live: HashMap<u64, (u32, u64), RandomState>,
+    /// Retained publishes that came live meanwhile, by topic hash.
+    live: HashMap<u64, MessageId, RandomState>,
+    /// The start of this node whose streams [`Page::taken`] counts.
+    incarnation: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Delivering<'_> {
                 continue;
             }
             let topic = hash::stable(message.topic.as_bytes());
-            replay.live.insert(topic, (message.id.stream, message.id.sequence));
+            replay.live.insert(topic, message.id);
         }
     }
 }
@@ -105,6 +107,7 @@ impl Shard {
             id: subscription,
             owners,
             live: HashMap::with_hasher(hasher),
+            incarnation: self.origin.incarnation,
         });
         self.replays.insert(query, id);
         if let Some(old) = old {
@@ -250,8 +253,10 @@ impl Replay {
     /// Did a live message of this topic come that the owner had not taken, or that is this very value?
     fn has_newer(&self, value: &Message<'_>, taken: &[u64]) -> bool {
         let topic = hash::stable(value.topic.as_bytes());
-        let Some(&(stream, sequence)) = self.live.get(&topic) else { return false };
-        let owner_took_it = taken.get(place_of(stream)).is_some_and(|taken| sequence <= *taken);
-        !owner_took_it || (stream, sequence) == (value.id.stream, value.id.sequence)
+        let Some(live) = self.live.get(&topic) else { return false };
+        // Of what a start before this one had begun the owner says nothing; whatever is newer still comes live.
+        let owner_took_it = live.incarnation == self.incarnation
+            && taken.get(place_of(live.stream)).is_some_and(|taken| live.sequence <= *taken);
+        !owner_took_it || *live == value.id
     }
 }

@@ -38,8 +38,9 @@ impl From<&Retainer> for RetainedLimits {
 pub(crate) struct Retained {
     values: LevelTree<Kept>,
     bytes: u64,
-    /// Highest sequence of a retained publish taken from each stream of this node; see [`place_of`].
+    /// Highest sequence of a retained publish taken from each stream of this start of the node; see [`place_of`].
     taken: Vec<u64>,
+    incarnation: u32,
     /// (expiry, topic) of the values that expire.
     expiries: BTreeSet<(u64, Box<str>)>,
     cursors: HashMap<(u16, u32), Cursor, RandomState>,
@@ -91,11 +92,12 @@ const EXPIRE_PER_TURN: usize = 256;
 pub(crate) const CURSORS_MAX: usize = 65_536;
 
 impl Retained {
-    pub(crate) fn new(seed: u64, shards: u16, limits: RetainedLimits) -> Retained {
+    pub(crate) fn new(seed: u64, shards: u16, incarnation: u32, limits: RetainedLimits) -> Retained {
         Retained {
             values: LevelTree::new(seed),
             bytes: 0,
             taken: alloc::vec![0; 2 * usize::from(shards)],
+            incarnation,
             expiries: BTreeSet::new(),
             cursors: HashMap::with_hasher(RandomState::with_seeds(seed, 11, 12, 13)),
             queries: Vec::new(),
@@ -125,7 +127,9 @@ impl Retained {
         pool: &mut Pool,
         counters: &mut Counters,
     ) -> Taken<'_> {
-        if let Some(taken) = self.taken.get_mut(place_of(message.id.stream)) {
+        if let Some(taken) = self.taken.get_mut(place_of(message.id.stream))
+            && message.id.incarnation == self.incarnation
+        {
             *taken = (*taken).max(message.id.sequence);
         }
         //= MQTT-3.3.1-6
@@ -325,7 +329,7 @@ mod tests {
 
     fn store() -> (Retained, Pool, Counters) {
         let limits = RetainedLimits { values_max: 3, bytes_max: 1000, payload_bytes_max: 100 };
-        (Retained::new(1, 1, limits), Pool::default(), Counters::default())
+        (Retained::new(1, 1, 0, limits), Pool::default(), Counters::default())
     }
 
     const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 5 };

@@ -114,7 +114,11 @@ impl Shard {
         kept: &Kept,
         out: &mut impl Output,
     ) {
-        let message = kept.message(self.now.mono_us);
+        let mut message = kept.message(self.now.mono_us);
+        if !message.durable && message.id.sequence != 0 {
+            // Others have been routed since it came, and what a stream carries leaves in order.
+            message.id = self.next_id(true, false);
+        }
         let mut wait = Wait { waiter, token };
         let routed = self.route(&message, &mut wait, from, out);
         if token != 0 {

@@ -2,6 +2,7 @@
 
 use alloc::{format, string::String, vec::Vec};
 
+use contract::{hash, ids::ShardId};
 use log::Room;
 use mqtt::{
     codec::{Connect, Will, encode},
@@ -375,4 +376,31 @@ fn a_repeated_publish_reaches_nobody_who_subscribed_after_it_was_routed() {
     assert_eq!(rig.heard(client), ["connack Success true"]);
     let client = rig.connect_with(&before, persistent);
     assert_eq!(rig.heard(client), ["connack Success true", "t once q2"]);
+}
+
+#[test]
+fn a_publish_that_waited_for_the_log_is_newer_than_what_was_routed_meanwhile() {
+    let mut rig = Rig::durable(2);
+    let of_shard_1 = |topic: &String| hash::owner_shard(hash::partition_of_topic(topic), 2) == ShardId(1);
+    let topics: Vec<String> = (0..100).map(|n| format!("r/{n}")).filter(of_shard_1).collect();
+    let (waiting, other, subscriber) = (rig.id_on(0, "waiting"), rig.id_on(0, "other"), rig.id_on(0, "subscriber"));
+    let (waiting, other) = (rig.connect_with(&waiting, persistent), rig.connect(&other));
+    let subscriber = rig.connect(&subscriber);
+    rig.publish(other, &topics[0], "old", QOS1, true);
+    rig.heard(subscriber);
+    rig.hold_log(0);
+    rig.publish(waiting, "t", "in the way", QOS2, false);
+    rig.publish(waiting, &topics[0], "new", Qos::AtMostOnce, true);
+    rig.publish(other, &topics[1], "beside", QOS1, true);
+    rig.settle();
+    rig.subscribe(subscriber, &topics[0], QOS1);
+    // Announced; confirmed; asked; answered.
+    for shard in [0, 1, 0, 1] {
+        rig.turn(shard);
+    }
+    rig.hold(1, 0);
+    rig.keep();
+    assert_eq!(rig.got(subscriber), ["suback 1", &format!("{} new q0", topics[0])]);
+    rig.release();
+    assert_eq!(rig.heard(subscriber), [""; 0], "the old value");
 }
