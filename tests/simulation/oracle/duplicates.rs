@@ -3,13 +3,20 @@
 
 use std::collections::HashSet;
 
-use super::{arrival::Arrival, crossing::COPIES_OVER_CUTS, publishes::Publish, subscriptions::Epoch};
+use super::{
+    arrival::Arrival,
+    crossing::COPIES_OVER_CUTS,
+    publishes::Publish,
+    subscriptions::{Epoch, Subscription},
+};
 
 /// How often a session received a message.
 #[derive(Clone, Default, Debug)]
 pub struct Got {
     /// Without those that were marked as sent again.
     pub fresh: u32,
+    /// Those of them that came with QoS 2.
+    exact: u32,
     /// Their packet ids.
     packets: Vec<u16>,
 }
@@ -35,14 +42,16 @@ pub fn check(
     (crashes, refusing): (u32, bool),
 ) -> Result<Seen, String> {
     let mut most = copies_max(session, publish) + if over_cuts { COPIES_OVER_CUTS } else { 0 };
-    if arrival.qos < 2 && publish.qos > 0 {
-        // After a crash, whatever was not known to be acknowledged comes again.
-        let subscribed = session.matching(&publish.topic).filter(|s| s.possible(publish.sent_us)).count();
-        most += crashes * subscribed as u32 * sendings(publish);
-    }
     if refusing && publish.qos == 2 {
         // Refused after a part of its destinations had it, and sent again, because its client never heard of that.
         most += publish.resent;
+    }
+    let mut repeats = 0;
+    if publish.qos > 0 {
+        // After a crash, whatever was not known to be acknowledged comes again, unless it has QoS 2.
+        let repeated = |s: &&Subscription| s.possible(publish.sent_us) && s.wanted.qos.min(publish.qos) < 2;
+        let subscribed = session.matching(&publish.topic).filter(repeated).count();
+        repeats = crashes * subscribed as u32 * sendings(publish);
     }
     let got = session.got.entry(number).or_default();
     if arrival.dup && got.packets.contains(&arrival.packet) {
@@ -50,8 +59,12 @@ pub fn check(
     }
     got.packets.push(arrival.packet);
     got.fresh += 1;
-    if got.fresh > most {
-        return Err(format!("{arrival} came {} times, at most {most} are possible", got.fresh));
+    got.exact += u32::from(arrival.qos == 2);
+    if got.exact > most || got.fresh > most + repeats {
+        let Got { fresh, exact, .. } = got;
+        return Err(format!(
+            "{arrival} came {fresh} times, {exact} of them with QoS 2; {most} + {repeats} are possible"
+        ));
     }
     Ok(if got.fresh == 1 { Seen::First } else { Seen::Copy })
 }
