@@ -57,6 +57,8 @@ pub(crate) struct Member {
 /// A message for a member on another shard that has not left.
 pub(crate) struct Given {
     pub(crate) group: u32,
+    /// The group's when it was chosen: its place may be another group's when this leaves.
+    pub(crate) generation: u32,
     pub(crate) member: Member,
     pub(crate) id: MessageId,
     pub(crate) kept: Kept,
@@ -268,11 +270,12 @@ impl Shard {
         let deadline_us = self.obligation_deadline_us();
         let token = wait.one_more(&mut self.obligations, deadline_us);
         if self.journal.deferred.is_empty() {
-            self.send_group(group, member, message, 0, token);
+            self.send_group((group, self.groups.generation(group)), member, message, 0, token);
         } else {
             // Not before what was published before.
             let kept = self.pool.keep(message, self.now.mono_us);
-            self.defer(What::Give(Given { group, member, id: message.id, kept, flags: 0, token }), out);
+            let generation = self.groups.generation(group);
+            self.defer(What::Give(Given { group, generation, member, id: message.id, kept, flags: 0, token }), out);
         }
         false
     }
@@ -298,14 +301,15 @@ impl Shard {
             Chosen { group: entry.name.clone(), filter: entry.filter.clone(), home: member.home, kept: kept.clone() };
         self.journal.chose(stream, sequence, chosen, self.now);
         self.obligations.rebind(token, Waiter::Chosen { stream, sequence });
-        self.defer(What::Give(Given { group, member, id, kept, flags, token }), out);
+        let generation = entry.generation;
+        self.defer(What::Give(Given { group, generation, member, id, kept, flags, token }), out);
     }
 
     /// A message for a member elsewhere leaves.
     pub(crate) fn send_given(&mut self, given: Given) {
-        let Given { group, member, id, kept, flags, token } = given;
+        let Given { group, generation, member, id, kept, flags, token } = given;
         let message = Message { id, ..kept.message(self.now.mono_us) };
-        self.send_group(group, member, &message, flags, token);
+        self.send_group((group, generation), member, &message, flags, token);
         self.pool.release(kept);
     }
 
@@ -335,10 +339,17 @@ impl Shard {
         }
     }
 
-    fn send_group(&mut self, group: u32, member: Member, message: &Message<'_>, flags: u8, token: u64) {
+    fn send_group(
+        &mut self,
+        (group, generation): (u32, u32),
+        member: Member,
+        message: &Message<'_>,
+        flags: u8,
+        token: u64,
+    ) {
         let words = [
             group,
-            self.groups.generation(group),
+            generation,
             member.session.index,
             member.session.generation,
             u32::from(member.options.bits()),
@@ -410,7 +421,8 @@ impl Shard {
                 }
             }
             Some((group, member)) if member.home != self.settings.shard.0 => {
-                self.send_group(group, member, &frame.message, must::FINAL, frame.token);
+                let generation = self.groups.generation(group);
+                self.send_group((group, generation), member, &frame.message, must::FINAL, frame.token);
             }
             Some((_, member)) => {
                 self.give_here(member, &frame.message, out);

@@ -404,3 +404,30 @@ fn a_publish_that_waited_for_the_log_is_newer_than_what_was_routed_meanwhile() {
     rig.release();
     assert_eq!(rig.heard(subscriber), [""; 0], "the old value");
 }
+
+#[test]
+fn a_choice_that_waited_for_the_log_does_not_come_back_to_another_group() {
+    let mut rig = Rig::durable(2);
+    let of_shard_0 = |group: &String| hash::owner_shard(hash::partition_of_group(group, "s/+"), 2) == ShardId(0);
+    let groups: Vec<String> = (0..100).map(|n| format!("g{n}")).filter(of_shard_0).collect();
+    let of_shard_0 = |group: &String| hash::owner_shard(hash::partition_of_group(group, "other"), 2) == ShardId(0);
+    let other = (0..100).map(|n| format!("g{n}")).find(of_shard_0).expect("one of a hundred");
+    let names = ["waiting", "publisher"].map(|name| rig.id_on(0, name));
+    let (waiting, publisher) = (rig.connect_with(&names[0], persistent), rig.connect(&names[1]));
+    let members = ["first", "second"].map(|name| rig.id_on(1, name));
+    let [first, second] = members.map(|name| rig.connect(&name));
+    rig.subscribe(first, &format!("$share/{}/s/+", groups[0]), QOS1);
+    rig.heard(first);
+    rig.hold_log(0);
+    rig.publish(waiting, "t", "in the way", QOS2, false);
+    rig.publish(publisher, "s/a", "for the first", QOS1, false);
+    rig.settle();
+    // The group ends, and the next one takes its place.
+    rig.cut(first);
+    rig.settle();
+    rig.subscribe(second, &format!("$share/{other}/other"), QOS1);
+    rig.heard(second);
+    rig.keep();
+    assert_eq!(rig.heard(second), [""; 0]);
+    assert_eq!(rig.count(Counter::shed_no_member), 1);
+}
