@@ -188,6 +188,12 @@ impl Client {
             self.lease.expiry_s = (0, 0);
         }
         env.oracle.wills.connected(self.at, will, present, env.now_us, &env.net);
+        if let Some(conn) = &self.conn
+            && let (Some(will), Some(crashed_us)) = (will, conn.crashed_us)
+        {
+            // The answer outlived its node.
+            env.oracle.wills.connection_crashed(will, conn.pipe, conn.leaving, crashed_us);
+        }
         if present && let Some(epoch) = self.epoch {
             env.oracle.epochs[epoch].connected_us = env.now_us;
             return self.resume(env);
