@@ -90,7 +90,9 @@ impl Oracle {
                     let own = s.wanted.no_local && publish.publisher == session.client;
                     // Either it was there when the value was published, or the value was replayed to it.
                     let there = s.certain(publish.sent_us, u64::MAX) && !own;
-                    let asked = s.wanted.handling == 0 && s.certain(u64::MAX, u64::MAX);
+                    // A replay that a crash cuts is not taken up again.
+                    let cut = self.crashes.iter().any(|(at, at_us)| *at == cluster && *at_us >= s.sent_us);
+                    let asked = s.wanted.handling == 0 && s.certain(u64::MAX, u64::MAX) && !cut;
                     !s.shared && reliable && (there || asked && !s.wanted.no_local)
                 });
                 let last = session.retained.get(topic);
