@@ -203,9 +203,8 @@ fn report(seed: u64, worlds: Worlds, plant: Option<&str>, why: &str) {
 fn plants() -> Vec<(&'static str, Plant, Worlds)> {
     use broker::plant::Plant as Fault;
     let worlds = |fault| match fault {
-        Fault::AckBeforeLog | Fault::DoneBeforeLog | Fault::WatermarkMissing | Fault::PacketIdAfterSend => {
-            Worlds::Disks
-        }
+        Fault::AckBeforeLog | Fault::WatermarkMissing => Worlds::Power,
+        Fault::DoneBeforeLog | Fault::PacketIdAfterSend => Worlds::Disks,
         _ => Worlds::Memory,
     };
     // These worlds do not show a group choice that keeps its number.
@@ -216,7 +215,7 @@ fn plants() -> Vec<(&'static str, Plant, Worlds)> {
         // The others need what only the tests of the crate do to a disk.
         matches!(fault, Fault::DurableBeforeSync | Fault::DurableBeforeWrite)
     });
-    broker.chain(log.map(|(name, fault)| (*name, Plant::Log(*fault), Worlds::Disks))).collect()
+    broker.chain(log.map(|(name, fault)| (*name, Plant::Log(*fault), Worlds::Power))).collect()
 }
 
 fn hunt_all() -> (u64, u64) {

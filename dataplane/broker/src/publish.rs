@@ -306,14 +306,11 @@ impl Shard {
         // What this shard keeps of it, it keeps before the acknowledgement leaves.
         // A value that is deleted again is gone for good only when its first deletion is kept.
         let stored = message.retain && store == 0 && self.journal.until() != 0;
-        if wait.waiter.is_some() && (stored || self.journal.position() != before) {
+        let kept = stored || self.journal.position() != before;
+        if wait.waiter.is_some() && kept && !self.planted(Plant::AckBeforeLog) {
             let deadline_us = self.obligation_deadline_us();
             let token = wait.one_more(&mut self.obligations, deadline_us);
-            if !self.planted(Plant::AckBeforeLog) {
-                self.when_kept(me, token);
-            } else {
-                self.report(token, Outcome::MET, out);
-            }
+            self.when_kept(me, token);
         }
         if refused && wait.token != 0 {
             self.obligations.refuse(wait.token, Outcome::refused(Reason::QuotaExceeded));
