@@ -207,9 +207,7 @@ fn plants() -> Vec<(&'static str, Plant, Worlds)> {
         Fault::DoneBeforeLog | Fault::PacketIdAfterSend => Worlds::Disks,
         _ => Worlds::Memory,
     };
-    // These worlds do not show a group choice that keeps its number.
-    let shown = Fault::ALL.iter().filter(|(_, fault)| *fault != Fault::ChoiceKeepsNumber);
-    let broker = shown.map(|(name, fault)| (*name, Plant::Broker(*fault), worlds(*fault)));
+    let broker = Fault::ALL.iter().map(|(name, fault)| (*name, Plant::Broker(*fault), worlds(*fault)));
     let log = log::plant::Plant::ALL.iter().filter(|(_, fault)| {
         use log::plant::Plant as Fault;
         // The others need what only the tests of the crate do to a disk.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use crate::{
     Shard, Timer,
-    frame::{self, BadFrame, Fields, Kind, put_blob, put_message, put_text},
+    frame::{self, BadFrame, Fields, Kind, put_blob, put_message, put_text, put_u32, put_u64},
     groups::Act,
     interest::Dest,
     session::{Delivery, Session, SessionId, SharedSubscription},
@@ -255,12 +255,4 @@ fn left_ms(at_us: u64, now_us: u64) -> u64 {
 
 fn from_ms(left_ms: u64, now_us: u64) -> u64 {
     if left_ms == u64::MAX { u64::MAX } else { now_us.saturating_add(left_ms.saturating_mul(1000)) }
-}
-
-fn put_u32(out: &mut Vec<u8>, value: u32) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-fn put_u64(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(&value.to_le_bytes());
 }

@@ -240,23 +240,29 @@ pub struct Frame<'a> {
 
 /// Splits the first frame off `bytes`.
 pub fn split(bytes: &[u8]) -> Result<(Frame<'_>, &[u8]), BadFrame> {
+    let (bytes, rest) = cut(bytes)?;
+    let kind = Kind::from_u8(bytes[1]).ok_or(BadFrame::Kind(bytes[1]))?;
+    let must = bytes[2];
+    if must & !must::KNOWN != 0 {
+        return Err(BadFrame::Flags(must));
+    }
+    Ok((Frame { kind, must, may: bytes[3], body: &bytes[PREFIX_BYTES..], bytes }, rest))
+}
+
+/// Cuts off the first frame (or record of the log, which has the same prefix), whatever its kind.
+#[inline]
+pub(crate) fn cut(bytes: &[u8]) -> Result<(&[u8], &[u8]), BadFrame> {
     if bytes.len() < PREFIX_BYTES {
         return Err(BadFrame::Short);
     }
     if bytes[0] != VERSION {
         return Err(BadFrame::Version(bytes[0]));
     }
-    let kind = Kind::from_u8(bytes[1]).ok_or(BadFrame::Kind(bytes[1]))?;
-    let must = bytes[2];
-    if must & !must::KNOWN != 0 {
-        return Err(BadFrame::Flags(must));
-    }
     let total = read_u32(bytes, 4) as usize;
-    if total < PREFIX_BYTES || total > bytes.len() {
+    if total < PREFIX_BYTES {
         return Err(BadFrame::Short);
     }
-    let (bytes, rest) = bytes.split_at(total);
-    Ok((Frame { kind, must, may: bytes[3], body: &bytes[PREFIX_BYTES..], bytes }, rest))
+    bytes.split_at_checked(total).ok_or(BadFrame::Short)
 }
 
 /// Reads the message in a frame of kind Message, GroupDelivery or GroupReturned.
@@ -350,6 +356,24 @@ impl<'a> Fields<'a> {
         let n = self.u32()? as usize;
         self.bytes(n)
     }
+}
+
+/// Appends two bytes, the lower first, which [`Fields::bytes`] reads.
+#[inline]
+pub fn put_u16(out: &mut Vec<u8>, value: u16) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// Appends a field that [`Fields::u32`] reads.
+#[inline]
+pub fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// Appends a field that [`Fields::u64`] reads.
+#[inline]
+pub fn put_u64(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Appends a string behind its 32-bit length; [`Fields::text`] reads it.

@@ -20,7 +20,6 @@ use crate::{
         record::{GROUP_STREAM, Stream},
     },
     obligation::{Outcome, Wait, Waiter},
-    plant::Plant,
     session::SessionId,
     subscriptions::{Change, Options, Subscription, Subscriptions},
     surface::Output,
@@ -65,6 +64,9 @@ pub(crate) struct Given {
     pub(crate) flags: u8,
     pub(crate) token: u64,
 }
+
+/// Messages that are on their way to members elsewhere, or tried again because these cannot keep them; more are refused.
+const CHOSEN_MAX: usize = 65_536;
 
 /// What a member does; numbers are on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -257,14 +259,14 @@ impl Shard {
             return false;
         }
         if message.durable {
-            if !self.journal.grows() {
+            if !self.journal.grows() || self.journal.chosen.len() >= CHOSEN_MAX {
                 self.counters.one(Counter::shed_log_full);
                 return true;
             }
             let deadline_us = self.obligation_deadline_us();
             let kept = self.pool.keep(message, self.now.mono_us);
             let token = self.obligations.open(Waiter::Restored, deadline_us);
-            self.give_kept(group, member, kept, (0, None), token, out);
+            self.give_kept(group, member, kept, 0, token, out);
             return false;
         }
         let deadline_us = self.obligation_deadline_us();
@@ -282,19 +284,10 @@ impl Shard {
 
     /// A message that is repeated after a crash goes to a member elsewhere: the choice is recorded, with a number of the
     /// chooser's own stream, because a second choice overtakes what was chosen later.
-    fn give_kept(
-        &mut self,
-        group: u32,
-        member: Member,
-        kept: Kept,
-        (flags, before): (u8, Option<u64>),
-        token: u64,
-        out: &mut impl Output,
-    ) {
+    fn give_kept(&mut self, group: u32, member: Member, kept: Kept, flags: u8, token: u64, out: &mut impl Output) {
         let Some(entry) = self.groups.slab.get(group as usize) else { return };
         self.journal.group_sequence += 1;
-        let planted = before.filter(|_| self.planted(Plant::ChoiceKeepsNumber));
-        let sequence = planted.unwrap_or(self.journal.group_sequence);
+        let sequence = self.journal.group_sequence;
         let id = MessageId { stream: self.origin.stream | GROUP_STREAM, sequence, ..self.origin };
         let stream = Stream::of(&id);
         let chosen =
@@ -326,7 +319,7 @@ impl Shard {
         }
         let deadline_us = self.obligation_deadline_us();
         let token = self.obligations.open(Waiter::Restored, deadline_us);
-        self.give_kept(group, member, kept.clone(), (must::FINAL, None), token, out);
+        self.give_kept(group, member, kept.clone(), must::FINAL, token, out);
     }
 
     /// The member that was chosen has the message; or it is chosen again later.
@@ -412,12 +405,12 @@ impl Shard {
         });
         let mut kept = None;
         if let Some(Waiter::Chosen { stream, sequence }) = self.obligations.waiter(frame.token) {
-            kept = self.journal.chosen_done(stream, sequence).map(|chosen| (chosen.kept, sequence));
+            kept = self.journal.chosen_done(stream, sequence).map(|chosen| chosen.kept);
         }
         match chosen {
             Some((group, member)) if member.home != self.settings.shard.0 && kept.is_some() => {
-                if let Some((kept, before)) = kept {
-                    self.give_kept(group, member, kept, (must::FINAL, Some(before)), frame.token, out);
+                if let Some(kept) = kept {
+                    self.give_kept(group, member, kept, must::FINAL, frame.token, out);
                 }
             }
             Some((group, member)) if member.home != self.settings.shard.0 => {

@@ -36,8 +36,6 @@ pub enum Plant {
     DoneBeforeLog,
     /// A destination does not record how far it took a stream.
     WatermarkMissing,
-    /// A refused group choice keeps its old number in the chooser's stream.
-    ChoiceKeepsNumber,
     /// What waits for the log leaves at once: CONNACK, SUBACK, PUBREL, PUBCOMP, and QoS 2 PUBLISH before its packet id is kept.
     PacketIdAfterSend,
 }
@@ -61,7 +59,6 @@ impl Plant {
         ("ack_before_log", Plant::AckBeforeLog),
         ("done_before_log", Plant::DoneBeforeLog),
         ("watermark_missing", Plant::WatermarkMissing),
-        ("choice_keeps_number", Plant::ChoiceKeepsNumber),
         ("packet_id_after_send", Plant::PacketIdAfterSend),
     ];
 }

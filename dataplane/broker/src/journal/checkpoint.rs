@@ -14,13 +14,11 @@ use super::{
 use crate::{
     Shard,
     counters::Counter,
-    frame::{Kept, put_text},
+    frame::{Kept, put_text, put_u16, put_u32, put_u64},
     link_journal::LinkCursor,
     session::{Delivery, Session},
     subscriptions::Options,
 };
-
-use super::{put_u16, put_u32, put_u64};
 
 /// How far a checkpoint has come.
 pub(crate) struct Checkpoint {

@@ -43,7 +43,7 @@ pub(crate) use self::{
 };
 use crate::{
     conn::Conn,
-    frame::{self, Kept, Kind, Message, put_text},
+    frame::{self, Kept, Kind, Message, put_text, put_u16, put_u32, put_u64},
     session::{Delivery, SessionId},
     subscriptions::Options,
     surface::ConnId,
@@ -605,15 +605,3 @@ impl Journal {
 
 /// A larger spent buffer is freed.
 const SPARE_MAX: usize = 1 << 20;
-
-fn put_u16(out: &mut Vec<u8>, value: u16) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-fn put_u32(out: &mut Vec<u8>, value: u32) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-fn put_u64(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(&value.to_le_bytes());
-}

@@ -434,19 +434,11 @@ fn read_will<'a>(fields: &mut Fields<'a>) -> Result<Option<Will<'a>>, BadFrame> 
 
 /// Splits the first record off a log entry and reads it.
 pub fn read(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), BadFrame> {
-    let (head, _) = bytes.split_first_chunk::<8>().ok_or(BadFrame::Short)?;
-    if head[0] != frame::VERSION {
-        return Err(BadFrame::Version(head[0]));
+    let (record, rest) = frame::cut(bytes)?;
+    let tag = Tag::from_u8(record[1]).ok_or(BadFrame::Kind(record[1]))?;
+    if record[2] != 0 {
+        return Err(BadFrame::Flags(record[2]));
     }
-    let tag = Tag::from_u8(head[1]).ok_or(BadFrame::Kind(head[1]))?;
-    if head[2] != 0 {
-        return Err(BadFrame::Flags(head[2]));
-    }
-    let total = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-    if total < frame::PREFIX_BYTES || total > bytes.len() {
-        return Err(BadFrame::Short);
-    }
-    let (record, rest) = bytes.split_at(total);
     Ok((read_body(tag, &mut Fields(&record[frame::PREFIX_BYTES..]))?, rest))
 }
 
