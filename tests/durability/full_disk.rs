@@ -178,6 +178,16 @@ fn a_disk_filled_from_outside_fails_closed_and_the_node_recovers_alone() {
 
 #[test]
 fn a_disk_filled_by_queues_fails_closed_and_a_subscriber_that_returns_makes_room() {
+    filled_by_queues(0);
+}
+
+#[test]
+fn a_node_that_dies_again_and_again_while_its_disk_is_full_can_be_drained_nevertheless() {
+    filled_by_queues(5);
+}
+
+#[track_caller]
+fn filled_by_queues(deaths: u32) {
     let Some(disk) = disk() else {
         return;
     };
@@ -187,6 +197,12 @@ fn a_disk_filled_by_queues_fails_closed_and_a_subscriber_that_returns_makes_room
     clients.until_refused();
     clients.light_goes_on();
     alarm(&node, true);
+    for _ in 0..deaths {
+        crash(&node);
+        (clients.publisher, clients.listener) = Clients::light(&node);
+        clients.light_goes_on();
+        assert!(!clients.burst().is_empty(), "the disk is still full");
+    }
     clients.drain(&node);
     clients.acked.clear();
     clients.accepted_again();

@@ -5,7 +5,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::format::{self, ENTRY_BYTES_MAX, Entry, HEADER_BYTES, Header, entry_bytes};
+use crate::format::{self, ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, Entry, HEADER_BYTES, Header, entry_bytes};
 use crate::plant::Plant;
 use crate::scan::{Segment, Spare, Tail};
 use crate::stock::{FILL_BYTES, Step, Stock};
@@ -41,6 +41,8 @@ pub struct Log {
     segments_begun: u64,
     /// A segment of an earlier process that this one found and has to flush before it relies on it.
     found: Option<FileId>,
+    /// Where that one has the beginning of an entry, until it is overwritten.
+    torn: Option<u64>,
     recovered: bool,
     /// An epoch before the next new one has a complete checkpoint, and something of it was flushed.
     needed: bool,
@@ -121,6 +123,7 @@ struct Settling {
 enum Flight {
     Idle,
     Write { file: FileId, offset: u64, last: u64, batch: u64, batches: u64 },
+    Wipe { file: FileId, offset: u64, bytes: u32 },
     Sync { file: FileId, upto: u64 },
     Step(Step),
     ProbeFill { file: FileId, bytes: u32 },
@@ -135,6 +138,13 @@ impl Log {
     pub fn new(settings: Settings, tail: Tail, now_us: u64) -> Log {
         let segment_bytes = u64::from(settings.segment_bytes).next_multiple_of(SEGMENT_ALIGN).max(SEGMENT_ALIGN);
         let last = tail.next_sequence - 1;
+        let resume = tail.resume.filter(|resume| (resume.shard, resume.shards) == (settings.shard, settings.shards));
+        let open = tail.live.last().zip(resume).map(|(last, resume)| Open {
+            file: last.file,
+            bytes: last.bytes as usize,
+            used: resume.offset as usize,
+            seed: resume.seed,
+        });
         let trusted = cfg!(feature = "plant") && settings.plant == Some(Plant::RecoveredUnsynced);
         let found = tail.live.last().map(|segment| segment.file).filter(|_| !trusted);
         let mut log = Log {
@@ -149,9 +159,10 @@ impl Log {
             next_epoch: tail.next_epoch,
             next_index: tail.next_index,
             next_sequence: tail.next_sequence,
-            open: None,
+            open,
             segments_begun: 0,
             found,
+            torn: open.zip(resume).filter(|(_, resume)| resume.torn).map(|(_, resume)| resume.offset),
             recovered: found.is_none(),
             needed: tail.live.len() > 1,
             earlier: false,
@@ -214,6 +225,7 @@ impl Log {
         Some(match self.flight {
             Flight::Idle => return None,
             Flight::Write { file, offset, .. } => Op::Write { file, offset, bytes: &self.buffer },
+            Flight::Wipe { file, offset, bytes } => Op::Fill { file, offset, bytes },
             Flight::Sync { file, .. } | Flight::ProbeSync { file } => Op::Sync { file },
             Flight::ProbeFill { file, bytes } => Op::Fill { file, offset: 0, bytes },
             Flight::Step(Step::Create(file)) => Op::Create { file },
@@ -234,6 +246,10 @@ impl Log {
 
     fn choose_attached(&mut self, now_us: u64) -> Option<Flight> {
         if let Some(file) = self.found {
+            if let (Some(offset), Some(open)) = (self.torn, self.open) {
+                let bytes = (open.bytes - open.used).min(ENTRY_HEADER_BYTES) as u32;
+                return Some(Flight::Wipe { file, offset, bytes });
+            }
             return Some(Flight::Sync { file, upto: self.written });
         }
         let unsynced = self.written > self.synced;
@@ -381,7 +397,8 @@ impl Log {
                 self.stock.distrust(file);
                 self.probe_failed(now_us);
             }
-            Flight::Write { .. } | Flight::Sync { .. } if !worked => self.detach(now_us),
+            Flight::Write { .. } | Flight::Wipe { .. } | Flight::Sync { .. } if !worked => self.detach(now_us),
+            Flight::Wipe { .. } => self.torn = None,
             Flight::Write { last, batch, batches, .. } => {
                 self.stats.commits += 1;
                 self.stats.batches += batches;
@@ -475,6 +492,7 @@ impl Log {
         self.pending_bytes = 0;
         self.open = None;
         self.found = None;
+        self.torn = None;
         self.unsynced_us = None;
         self.written = self.next_sequence - 1;
         self.synced = self.written;

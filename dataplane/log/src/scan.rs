@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use crate::format::{self, ENTRY_HEADER_BYTES, HEADER_BYTES, entry_bytes};
+use crate::format::{self, ENTRY_HEADER_BYTES, HEADER_BYTES, Header, entry_bytes};
 use crate::plan::{Found, Link, Plan, plan};
 use crate::report::{Refusal, Report};
 use crate::surface::{Boot, FileId};
@@ -43,6 +43,23 @@ pub struct Spare {
     pub bytes: u64,
 }
 
+/// The last segment goes on behind its last entry, because no power was lost since it was begun: what stands there is at
+/// most the beginning of one entry. So a process that dies again and again takes no further segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resume {
+    /// Shard that wrote the segment.
+    pub shard: u16,
+    /// Shards of its layout.
+    pub shards: u16,
+    /// Seed of the checks of its entries.
+    pub seed: u64,
+    /// Offset behind its last entry.
+    pub offset: u64,
+    /// An entry was begun there: its header is wiped before anything is written, or a power loss could join it with
+    /// what was written over it.
+    pub torn: bool,
+}
+
 /// Where a log goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tail {
@@ -62,6 +79,8 @@ pub struct Tail {
     pub bytes: u64,
     /// The segments that are needed, oldest first.
     pub live: Vec<Segment>,
+    /// Where the last of them goes on, if it may.
+    pub resume: Option<Resume>,
     /// All other files, but for:
     pub spares: Vec<Spare>,
     /// Files of newer epochs that were never complete. They are removed and never written again: half overwritten, the
@@ -83,6 +102,7 @@ impl Tail {
             begin: 1,
             bytes: 0,
             live: Vec::new(),
+            resume: None,
             spares: Vec::new(),
             stale: Vec::new(),
             next_file: 1,
@@ -310,6 +330,11 @@ impl Scan {
         let mut live: Vec<Segment> = chain.iter().map(segment).collect();
         let done = live.iter().skip(1).take_while(|next| next.first <= self.begin).count();
         live.drain(..done);
+        let (file, offset) = self.end;
+        let whole = last.bytes == last.header.bytes && last.header.boot.same(&self.boot) && file == last.file;
+        let Header { shard, shards, seed, .. } = last.header;
+        let torn = self.report.torn_bytes > 0;
+        let resume = whole.then_some(Resume { shard, shards, seed, offset, torn });
         let spares = others.filter(|spare| live.iter().all(|used| used.file != spare.file)).collect();
         let tail = Tail {
             epoch: last.header.epoch,
@@ -322,6 +347,7 @@ impl Scan {
             spares,
             stale,
             live,
+            resume,
             next_file,
         };
         Ok((tail, self.report))

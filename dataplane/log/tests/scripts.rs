@@ -204,6 +204,40 @@ fn a_restart_flushes_what_it_found_before_anyone_relies_on_it() {
 }
 
 #[test]
+fn a_process_that_dies_again_and_again_takes_no_further_segment() {
+    let (mut log, mut disk) = ready(true);
+    log.append(1, vec![0], Mark::None);
+    assert_eq!(work(&mut log, &mut disk, 0), "write sync create fill publish");
+    for life in 1..=20 {
+        disk.kill();
+        let (tail, _, bodies) = recover(&disk, OLD).expect("nothing is damaged");
+        assert_eq!(bodies.len(), life);
+        let mut log = Log::new(settings(true), tail, 0);
+        log.append(1, vec![life as u8], Mark::None);
+        assert_eq!(work(&mut log, &mut disk, 0), "sync write sync");
+    }
+    let (tail, ..) = recover(&disk, NEW).expect("nothing is damaged");
+    assert_eq!(tail.resume, None, "the power may have taken a part of what was not flushed");
+}
+
+#[test]
+fn the_beginning_of_an_entry_is_wiped_and_flushed_before_another_is_written_over_it() {
+    let (mut log, mut disk) = ready(true);
+    log.append(1, vec![1], Mark::None);
+    work(&mut log, &mut disk, 0);
+    log.append(2, vec![2; 1000], Mark::None);
+    disk.tear(&log.next(0).expect("a write"), 2);
+    disk.kill();
+    let (tail, report, bodies) = recover(&disk, OLD).expect("a torn tail is no damage");
+    assert!(report.torn_bytes > 40 && bodies.len() == 1, "{report:?}");
+    let mut log = Log::new(settings(true), tail, 0);
+    log.append(1, vec![3], Mark::None);
+    assert_eq!(work(&mut log, &mut disk, 0), "fill sync write sync");
+    let (_, _, bodies) = recover(&disk, OLD).expect("nothing is damaged");
+    assert_eq!(bodies, [vec![1], vec![3]]);
+}
+
+#[test]
 fn a_new_log_that_failed_before_its_first_flush_and_lost_power_is_a_new_log() {
     let (mut log, mut disk) = ready(true);
     log.append(1, b"never flushed".to_vec(), Mark::None);

@@ -59,8 +59,10 @@ const EXPECTED: &[&str] = &[
     "no space",
     "power losses",
     "power losses in an operation",
+    "segments resumed",
     "segments used again",
     "tight",
+    "torn segments resumed",
     "torn tails",
 ];
 

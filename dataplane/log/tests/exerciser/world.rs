@@ -294,6 +294,8 @@ impl World {
             return Err(format!("batch {} was durable, only {last} came back", self.relied_kill));
         }
         replay.judge(&self.history)?;
+        self.coverage.saw("segments resumed", u64::from(tail.resume.is_some()));
+        self.coverage.saw("torn segments resumed", u64::from(tail.resume.is_some_and(|resume| resume.torn)));
         self.coverage.saw("torn tails", u64::from(report.torn_bytes > 0));
         self.coverage.saw("entries discarded in a torn tail", report.torn_entries_discarded);
         self.coverage.saw("incomplete epochs", report.incomplete_epochs);
