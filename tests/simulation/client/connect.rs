@@ -68,7 +68,9 @@ impl Client {
             Version::V5 => usize::from(env.plan.mqtt.receive_max),
             _ => usize::MAX,
         };
-        self.conn = Some(Conn::new((pipe, self.serial), (clean, expiry_s), will, (allowed, receive_max), env.now_us));
+        let mut conn = Conn::new((pipe, self.serial), (clean, expiry_s), will, (allowed, receive_max), env.now_us);
+        conn.kept = self.epoch.is_some() && !clean && self.lease.expiry_s.0 > 1_000;
+        self.conn = Some(conn);
         self.ask(env, Awaits::Connack, 0, Vec::new());
         env.trace(|| {
             format!("{} connects ({pipe}), clean {clean}, expiry {expiry_s}, will {will:?}, {allowed:?}", self.id)
@@ -173,11 +175,8 @@ impl Client {
         let (clean, sent_us, expiry_s, will) = (conn.clean, conn.sent_us, conn.expiry_s, conn.will);
         let present = connack.session_present;
         // MQTT 3.1 has no such flag: its client learns nothing, and starts anew where it could not know.
-        let kept = self.epoch.is_some() && !clean && self.lease.expiry_s.0 > 1_000;
-        let present = if self.profile.version == Version::V31 { kept } else { present };
-        if let Some(conn) = &mut self.conn {
-            conn.resumed = present;
-        }
+        let present = if self.profile.version == Version::V31 { conn.kept } else { present };
+        conn.resumed = present;
         if self.profile.version != Version::V31 && self.conn.as_ref().is_some_and(|conn| !conn.forgotten) {
             self.check_present(env, present, clean, sent_us);
         }
@@ -332,6 +331,7 @@ impl Conn {
             crashed_us: None,
             forgotten: false,
             resumed: false,
+            kept: false,
             clean,
             sent_us: now_us,
             expiry_s,

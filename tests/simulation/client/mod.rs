@@ -147,6 +147,8 @@ pub struct Conn {
     pub forgotten: bool,
     /// The session was there.
     pub resumed: bool,
+    /// When it was asked for, the broker surely had the session.
+    pub kept: bool,
     /// CONNECT asked for a new session.
     pub clean: bool,
     pub sent_us: u64,
