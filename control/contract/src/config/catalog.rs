@@ -7,6 +7,8 @@ use alloc::{
 };
 
 use super::{
+    authentication::{Admission, AuthenticatorKnobs},
+    authorization::{AuthorizationKnobs, SourceKnobs},
     durability::Durability,
     knob::{Knob, shorten},
     limits::{Limits, Retainer},
@@ -29,6 +31,10 @@ pub(super) const GROUPS: &[Group] = &[
     group::<Dataplane>(),
     group::<Durability>(),
     group::<Tcp>(),
+    group::<AuthenticatorKnobs>(),
+    group::<Admission>(),
+    group::<AuthorizationKnobs>(),
+    group::<SourceKnobs>(),
     group::<Mqtt>(),
     group::<Limits>(),
     group::<Retainer>(),
@@ -40,7 +46,6 @@ pub(super) const GROUPS: &[Group] = &[
     group::<Log>(),
 ];
 
-const LINKS: &str = "cluster.links[].";
 const NAME: &str = "<name>";
 /// Longest key that is compared with the known ones.
 const COMPARED_BYTES_MAX: usize = 128;
@@ -54,20 +59,60 @@ pub fn knobs() -> impl Iterator<Item = &'static Knob> {
     GROUPS.iter().flat_map(|group| group.knobs)
 }
 
+/// A section that stands in the file as a list of tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum List {
+    Links,
+    Authentication,
+    Sources,
+}
+
+impl List {
+    pub(super) const ALL: [List; 3] = [List::Links, List::Authentication, List::Sources];
+
+    /// The key of the list itself.
+    pub(super) const fn key(self) -> &'static str {
+        match self {
+            List::Links => "cluster.links",
+            List::Authentication => "authentication",
+            List::Sources => "authorization.sources",
+        }
+    }
+
+    /// One member, for an error message.
+    fn noun(self) -> &'static str {
+        match self {
+            List::Links => "a link",
+            List::Authentication => "an authenticator",
+            List::Sources => "a source",
+        }
+    }
+
+    /// A knob's key as seen from a member.
+    pub(super) fn inside(self, key: &'static str) -> Option<&'static str> {
+        key.strip_prefix(self.key())?.strip_prefix("[].")
+    }
+
+    /// The list that a knob belongs to, and its key inside.
+    pub(super) fn of(key: &'static str) -> Option<(List, &'static str)> {
+        List::ALL.iter().find_map(|list| Some((*list, list.inside(key)?)))
+    }
+}
+
 /// Where a path begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// At the root of the file.
     Root,
-    /// In a member of `cluster.links`.
-    Link,
+    /// In a member of a list of tables.
+    In(List),
 }
 
 /// What a path names.
 pub(super) enum Match {
     Knob(&'static Knob),
-    /// `cluster.links`.
-    Links,
+    /// A list of tables.
+    List,
     /// Something with knobs below it.
     Section,
     Unknown,
@@ -76,9 +121,9 @@ pub(super) enum Match {
 impl Knob {
     /// The key as seen from a scope, in parts.
     fn parts(&'static self, scope: Scope) -> Option<impl Iterator<Item = &'static str> + Clone> {
-        let key = match (scope, self.key.strip_prefix(LINKS)) {
+        let key = match (scope, List::of(self.key)) {
             (Scope::Root, None) => self.key,
-            (Scope::Link, Some(key)) => key,
+            (Scope::In(list), Some((of, key))) if of == list => key,
             _ => return None,
         };
         Some(key.split('.'))
@@ -97,8 +142,8 @@ impl Knob {
 }
 
 pub(super) fn find(scope: Scope, path: &[&str]) -> Match {
-    if scope == Scope::Root && path == ["cluster", "links"] {
-        return Match::Links;
+    if scope == Scope::Root && List::ALL.iter().any(|list| list.key().split('.').eq(path.iter().copied())) {
+        return Match::List;
     }
     let mut inside = false;
     for knob in knobs() {
@@ -131,24 +176,26 @@ pub(super) fn nearest(scope: Scope, path: &[&str], shown: &str) -> String {
         known.extend((1..filled.len()).map(|parts| filled[..parts].join(".")));
     }
     if scope == Scope::Root {
-        known.push("cluster.links".into());
+        known.extend(List::ALL.iter().map(|list| list.key().into()));
     }
     let best = known.iter().map(|key| (distance(&wanted, key), key)).min();
     match best {
         Some((apart, key)) if apart <= 2.max(wanted.chars().count() * 2 / 5) => {
             format!("the nearest known one is {shown}{key}")
         }
-        _ if scope == Scope::Link => {
-            let all: Vec<String> = knobs().filter_map(|knob| knob.key.strip_prefix(LINKS)).map(String::from).collect();
-            format!("a link has {}", all.join(", "))
-        }
-        _ => format!("the sections are {}", sections().join(", ")),
+        _ => match scope {
+            Scope::Root => format!("the sections are {}", sections().join(", ")),
+            Scope::In(list) => {
+                let all: Vec<&str> = knobs().filter_map(|knob| list.inside(knob.key)).collect();
+                format!("{} has {}", list.noun(), all.join(", "))
+            }
+        },
     }
 }
 
 /// The first parts of all keys.
 pub(super) fn sections() -> Vec<&'static str> {
-    let mut sections: Vec<&str> = knobs().filter_map(|knob| knob.key.split('.').next()).collect();
+    let mut sections: Vec<&str> = knobs().filter_map(|knob| knob.key.split(['.', '[']).next()).collect();
     sections.dedup();
     sections.sort_unstable();
     sections.dedup();
@@ -194,8 +241,8 @@ mod tests {
     #[test]
     fn every_key_finds_its_own_knob_and_no_other() {
         for knob in knobs() {
-            let (scope, key) = match knob.key.strip_prefix(LINKS) {
-                Some(key) => (Scope::Link, key.to_string()),
+            let (scope, key) = match List::of(knob.key) {
+                Some((list, key)) => (Scope::In(list), key.to_string()),
                 None => (Scope::Root, knob.key_for("x")),
             };
             let path: Vec<&str> = key.split('.').collect();

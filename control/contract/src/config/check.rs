@@ -22,6 +22,9 @@ use crate::ids::{self, NodeName};
 /// Everything on `$LINK` belongs to the links themselves.
 const LINK_TOPICS: &str = "$LINK";
 
+/// Most filters that are refused to everybody.
+const DENIED_MAX: usize = 256;
+
 struct Rules<'a> {
     settings: &'a [Setting],
     errors: &'a mut Vec<ConfigError>,
@@ -53,6 +56,7 @@ pub(super) fn rules(config: &mut Config, settings: &[Setting], errors: &mut Vec<
         rules.wrong("limits.hop_batch_bytes", &format!("must not exceed limits.staged_bytes_max; {batch} > {staged}"));
     }
     rules.links(config);
+    rules.deny_subscribe(&config.authorization.deny_subscribe);
 }
 
 impl Rules<'_> {
@@ -79,6 +83,7 @@ impl Rules<'_> {
     }
 
     fn listeners(&mut self, config: &mut Config) {
+        let asks = config.authentication.iter().any(|authenticator| authenticator.enable);
         let mut taken: Vec<(String, String)> = Vec::new();
         if !config.dashboard.http_bind.ends_with(":0") {
             taken.push((config.dashboard.http_bind.clone(), "dashboard.listeners.http".into()));
@@ -87,21 +92,33 @@ impl Rules<'_> {
             let place = format!("listeners.{}.{}", listener.kind.as_str(), listener.name);
             let bind = format!("{place}.bind");
             let loopback = listener.bind.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
-            if !loopback && !listener.allow_anonymous {
+            if !loopback && !listener.allow_anonymous && !asks {
                 let address = &listener.bind;
                 self.wrong(
                     &bind,
                     &format!(
                         "is {address}, which others can reach, and clients need no password: \
-                         bind to loopback, or set {place}.allow_anonymous = true"
+                         bind to loopback, configure authentication, or set {place}.allow_anonymous = true"
                     ),
                 );
             }
-            listener.allow_anonymous |= loopback;
+            listener.allow_anonymous |= loopback && !asks;
             match taken.iter().find(|(address, _)| *address == listener.bind) {
                 Some((address, other)) => self.wrong(&bind, &format!("is {address}, which {other} already has")),
                 None if listener.bind.ends_with(":0") => {}
                 None => taken.push((listener.bind.clone(), place)),
+            }
+        }
+    }
+
+    fn deny_subscribe(&mut self, filters: &[String]) {
+        let key = "authorization.deny_subscribe";
+        if filters.len() > DENIED_MAX {
+            self.wrong(key, &format!("has {} filters; at most {DENIED_MAX} are possible", filters.len()));
+        }
+        for filter in filters {
+            if let Err(error) = Filter::parse(filter, usize::from(u16::MAX)) {
+                self.wrong(key, &format!("has {}: {error}", shorten(&quote(filter))));
             }
         }
     }

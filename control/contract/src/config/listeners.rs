@@ -56,7 +56,7 @@ section! {
         enable: bool = "enable", Kind::Switch, Switch(true), Restart, "false";
         /// Connections of this listener on the whole node; more are closed at once.
         max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "1000";
-        /// Clients may connect without a user name. On loopback they always may; any other address needs this to be said.
+        /// Clients may connect without a user name. On loopback they may while `authentication` names nobody to ask.
         allow_anonymous: bool = "allow_anonymous", Kind::Switch, Switch(false), Restart, "true";
     }
 }

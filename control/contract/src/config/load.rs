@@ -11,7 +11,11 @@ use alloc::{
 use toml::de::DeValue;
 
 use super::{
-    Config, check,
+    Config,
+    authentication::{AUTHENTICATORS_MAX, Authenticator, AuthenticatorKnobs},
+    authorization::{Authorization, AuthorizationKnobs, SOURCES_MAX, Source, SourceKnobs},
+    catalog::List,
+    check,
     knob::{Apply, Knob, Value},
     links::{AcceptKnobs, Cluster, LINKS_MAX, Link, LinkKnobs, Own, SslKnobs},
     listeners::{DEFAULT_NAME, LISTENERS_MAX, Listener, Tcp},
@@ -20,7 +24,6 @@ use super::{
 };
 
 const LISTENERS_TCP: &str = "listeners.tcp.";
-const LINKS: &str = "cluster.links";
 
 /// A configuration that holds, and where each value came from.
 #[derive(Clone, Debug)]
@@ -71,6 +74,14 @@ impl Loaded {
     }
 }
 
+/// One table of a list.
+struct Member<'a> {
+    index: usize,
+    origin: Origin,
+    table: &'a toml::de::DeTable<'a>,
+    place: &'a Place<'a>,
+}
+
 struct Assembly<'a> {
     sayings: Sayings<'a>,
     parsed: &'a [Parsed<'a>],
@@ -85,6 +96,9 @@ impl<'a> Assembly<'a> {
             node: self.section_with("", Some(data_dir)),
             dataplane: self.section(""),
             listeners: self.listeners(),
+            authentication: self.authentication(),
+            admission: self.section(""),
+            authorization: self.authorization(),
             durability: self.section(""),
             mqtt: self.section(""),
             limits: self.section(""),
@@ -156,56 +170,87 @@ impl<'a> Assembly<'a> {
 
     fn cluster(&mut self) -> Cluster {
         let own: Own = self.section("");
-        let links = match self.sayings.remove(LINKS) {
-            None => Vec::new(),
-            Some(said) => self.links(&said),
-        };
+        let links = self.members(List::Links, LINKS_MAX, Self::link);
         Cluster { name: own.name, links }
     }
 
-    fn links(&mut self, said: &Said<'a>) -> Vec<Link> {
+    fn authentication(&mut self) -> Vec<Authenticator> {
+        self.members(List::Authentication, AUTHENTICATORS_MAX, |this, member| {
+            let (shown, mut sayings) = this.flatten(List::Authentication, &member, &["path"]);
+            let knobs: AuthenticatorKnobs = this.member_section(List::Authentication, &shown, &mut sayings);
+            knobs.authenticator()
+        })
+    }
+
+    fn authorization(&mut self) -> Authorization {
+        let knobs: AuthorizationKnobs = self.section("");
+        let sources: Vec<Source> = self.members(List::Sources, SOURCES_MAX, |this, member| {
+            let (shown, mut sayings) = this.flatten(List::Sources, &member, &["path"]);
+            let knobs: SourceKnobs = this.member_section(List::Sources, &shown, &mut sayings);
+            knobs.source()
+        });
+        knobs.with(sources)
+    }
+
+    /// The members of a list of tables.
+    fn members<T>(
+        &mut self,
+        list: List,
+        members_max: usize,
+        mut build: impl FnMut(&mut Self, Member<'a>) -> T,
+    ) -> Vec<T> {
+        let key = list.key();
+        let Some(said) = self.sayings.remove(key) else { return Vec::new() };
         let wrong = |message: String| ConfigError { origin: said.origin.clone(), message };
         let (DeValue::Array(array), Some(place)) = (said.found.value, source::place_of(self.parsed, &said.origin))
         else {
-            self.errors.push(wrong(format!("{LINKS} must be an array of tables")));
+            self.errors.push(wrong(format!("{key} must be an array of tables")));
             return Vec::new();
         };
-        if array.len() > LINKS_MAX {
-            self.errors.push(wrong(format!("{LINKS} has {} members; at most {LINKS_MAX} are possible", array.len())));
+        if array.len() > members_max {
+            self.errors.push(wrong(format!("{key} has {} members; at most {members_max} are possible", array.len())));
             return Vec::new();
         }
-        let mut links = Vec::with_capacity(array.len());
+        let mut members = Vec::with_capacity(array.len());
         for (index, member) in array.iter().enumerate() {
             let origin = place.at(member.span());
             match member.get_ref() {
-                DeValue::Table(table) => links.push(self.link(index, origin, table, place)),
+                DeValue::Table(table) => members.push(build(self, Member { index, origin, table, place })),
                 _ => {
-                    let message = format!("{LINKS}[{index}] must be a table");
+                    let message = format!("{key}[{index}] must be a table");
                     self.errors.push(ConfigError { origin, message });
                 }
             }
         }
-        links
+        members
     }
 
-    fn link(&mut self, index: usize, origin: Origin, table: &'a toml::de::DeTable<'a>, place: &'a Place<'a>) -> Link {
-        let shown = format!("{LINKS}[{index}].");
-        let mut sayings = source::flatten_link(table, &shown, place, &mut self.errors);
-        for required in ["name", "server", "topics"] {
-            if !sayings.contains_key(required) {
+    /// What a member says, and what errors put before its keys. What is required and missing is an error.
+    fn flatten(&mut self, list: List, member: &Member<'a>, required: &[&str]) -> (String, Sayings<'a>) {
+        let shown = format!("{}[{}].", list.key(), member.index);
+        let sayings = source::flatten_member(list, member.table, &shown, member.place, &mut self.errors);
+        for required in required {
+            if !sayings.contains_key(*required) {
                 let message = format!("{shown}{required} is required");
-                self.errors.push(ConfigError { origin: origin.clone(), message });
+                self.errors.push(ConfigError { origin: member.origin.clone(), message });
             }
         }
+        (shown, sayings)
+    }
+
+    fn link(&mut self, member: Member<'a>) -> Link {
+        let (shown, mut sayings) = self.flatten(List::Links, &member, &["name", "server", "topics"]);
+        let Member { origin, table, .. } = member;
         let accepts = sayings.keys().any(|key| key.starts_with("accept."));
         if !accepts && table.iter().any(|(key, _)| key.get_ref() == "accept") {
             // An empty one would let anybody speak for the remote.
             let message = format!("{shown}accept must name a username, a clientid_prefix or a cert");
             self.errors.push(ConfigError { origin, message });
         }
-        let knobs: LinkKnobs = self.link_section(&shown, &mut sayings);
-        let ssl: SslKnobs = self.link_section(&shown, &mut sayings);
-        let accept = if accepts { Some(self.link_section::<AcceptKnobs>(&shown, &mut sayings)) } else { None };
+        let knobs: LinkKnobs = self.member_section(List::Links, &shown, &mut sayings);
+        let ssl: SslKnobs = self.member_section(List::Links, &shown, &mut sayings);
+        let accept =
+            if accepts { Some(self.member_section::<AcceptKnobs>(List::Links, &shown, &mut sayings)) } else { None };
         if ssl.enable {
             self.wrong_setting(&shown, "ssl.enable", "must be false: this version has no TLS links");
         }
@@ -215,11 +260,11 @@ impl<'a> Assembly<'a> {
         knobs.link(accept)
     }
 
-    fn link_section<S: Section>(&mut self, shown: &str, sayings: &mut Sayings<'a>) -> S {
+    fn member_section<S: Section>(&mut self, list: List, shown: &str, sayings: &mut Sayings<'a>) -> S {
         let values: Vec<Value> = S::KNOBS
             .iter()
             .map(|knob| {
-                let key = knob.key.strip_prefix("cluster.links[].").unwrap_or(knob.key);
+                let key = list.inside(knob.key).unwrap_or(knob.key);
                 self.value(knob, format!("{shown}{key}"), sayings.remove(key), knob.default.value())
             })
             .collect();

@@ -2,6 +2,8 @@
 //! Both processes and `ringmq config` call it at start and at SIGHUP; the caller reads the file and the variables.
 //! Always true: a [`Config`] that [`load`] returns has passed every bound and every rule between knobs.
 
+mod authentication;
+mod authorization;
 mod catalog;
 mod check;
 mod durability;
@@ -25,6 +27,8 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    authentication::{AUTHENTICATORS_MAX, Admission, Authenticator, Backend, Mechanism},
+    authorization::{Authorization, DenyAction, Permission, RuleFormat, SOURCES_MAX, Source, SourceKind},
     catalog::knobs,
     durability::{Durability, Mode},
     knob::{Apply, Bounds, Kind, Knob, Preset, Value},
@@ -49,6 +53,12 @@ pub struct Config {
     pub dataplane: Dataplane,
     /// `listeners.*`, by name. The position is the listener's number.
     pub listeners: Vec<Listener>,
+    /// `authentication`, in the order in which they are asked.
+    pub authentication: Vec<Authenticator>,
+    /// `admission.*`.
+    pub admission: Admission,
+    /// `authorization.*`.
+    pub authorization: Authorization,
     /// `durability.*`.
     pub durability: Durability,
     /// `mqtt.*`.
@@ -75,6 +85,9 @@ impl Default for Config {
             node: Node::default(),
             dataplane: Dataplane::default(),
             listeners: [listener].into(),
+            authentication: Vec::new(),
+            admission: Admission::default(),
+            authorization: Authorization::default(),
             durability: Durability::default(),
             mqtt: Mqtt::default(),
             limits: Limits::default(),

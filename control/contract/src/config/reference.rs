@@ -35,9 +35,9 @@ pub fn reference() -> String {
 
 /// The line that opens a section, as a file would have it.
 fn heading(prefix: &str) -> String {
-    match prefix {
-        "cluster.links[]" => "[[cluster.links]]".into(),
-        other => format!("[{}]", other.replace("[]", "").replace("<name>", "default")),
+    match prefix.strip_suffix("[]") {
+        Some(list) => format!("[[{list}]]"),
+        None => format!("[{}]", prefix.replace("[]", "").replace("<name>", "default")),
     }
 }
 

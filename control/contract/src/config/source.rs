@@ -13,7 +13,7 @@ use core::{fmt, ops::Range};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    catalog::{self, Match, Scope},
+    catalog::{self, List, Match, Scope},
     knob::{Found, Knob},
 };
 use crate::ids;
@@ -93,7 +93,7 @@ impl core::error::Error for ConfigError {}
 pub(super) struct Said<'a> {
     pub(super) found: Found<'a>,
     pub(super) origin: Origin,
-    /// `None` for `cluster.links`, which is a list of tables.
+    /// `None` for a list of tables.
     pub(super) knob: Option<&'static Knob>,
 }
 
@@ -193,19 +193,20 @@ pub(super) fn flatten<'a>(parsed: &'a [Parsed<'a>], errors: &mut Vec<ConfigError
     sayings
 }
 
-/// What one link says, by the key inside the link.
-pub(super) fn flatten_link<'a>(
+/// What one member of a list says, by the key inside it.
+pub(super) fn flatten_member<'a>(
+    list: List,
     table: &'a DeTable<'a>,
     shown: &str,
     place: &'a Place<'a>,
     errors: &mut Vec<ConfigError>,
 ) -> Sayings<'a> {
     let mut sayings = Sayings::new();
-    Walk { scope: Scope::Link, shown, place, sayings: &mut sayings, errors }.table(&mut Vec::new(), table);
+    Walk { scope: Scope::In(list), shown, place, sayings: &mut sayings, errors }.table(&mut Vec::new(), table);
     sayings
 }
 
-/// The place that an origin came from: links need it for the lines inside their list.
+/// The place that an origin came from: lists need it for the lines inside them.
 pub(super) fn place_of<'a>(parsed: &'a [Parsed<'a>], origin: &Origin) -> Option<&'a Place<'a>> {
     parsed.iter().map(|source| &source.place).find(|place| match (place, origin) {
         (Place::File { .. }, Origin::File { .. }) => true,
@@ -237,7 +238,7 @@ impl<'a> Walk<'a, '_> {
     fn value(&mut self, path: &mut Vec<&'a str>, span: Range<usize>, value: &'a DeValue<'a>) {
         let knob = match catalog::find(self.scope, path) {
             Match::Knob(knob) => Some(knob),
-            Match::Links => None,
+            Match::List => None,
             Match::Section => {
                 match value {
                     DeValue::Table(table) => self.table(path, table),

@@ -57,6 +57,19 @@ fn without_a_word_everything_is_default_and_on_loopback() {
 #[test]
 fn every_example_is_accepted_and_is_not_the_default() {
     for knob in knobs() {
+        let of_file = |list: &str, name: &str| {
+            let path = if name == "path" { "" } else { "path = \"/x\"\n" };
+            (format!("[[{list}]]\n{path}{name} = {}\n", knob.example), format!("{list}[0].{name}"))
+        };
+        if let Some((list, name)) = knob.key.split_once("[].").filter(|(list, _)| *list != "cluster.links") {
+            let (text, shown) = of_file(list, name);
+            let loaded = load_both(&text, &[]).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+            let setting = loaded.settings.iter().find(|setting| setting.key == shown).expect(&shown);
+            // What can only be one word is written out all the same.
+            let only = matches!(knob.kind, Kind::Choice([_]));
+            assert_eq!(setting.value == knob.show(&knob.default.value()), only, "{shown}");
+            continue;
+        }
         let (text, shown) = match knob.key.strip_prefix("cluster.links[].") {
             // Refused on purpose, and its doc says so.
             Some("accept.cert") => continue,
@@ -168,7 +181,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         ("listeners.ssl.default.bind = 8883", "unknown key listeners.ssl; the nearest known one is listeners.tcp"),
         (
             "nonsense = 1",
-            "unknown key nonsense; the sections are cluster, dashboard, dataplane, durability, limits, listeners, log, mqtt, node, retainer",
+            "unknown key nonsense; the sections are admission, authentication, authorization, cluster, dashboard, dataplane, durability, limits, listeners, log, mqtt, node, retainer",
         ),
         ("cluster.link = []", "unknown key cluster.link; the nearest known one is cluster.links"),
         ("mqtt.max_inflight.x = 1", "unknown key mqtt.max_inflight; "),
@@ -250,6 +263,32 @@ fn a_misspelt_variable_is_an_error_but_those_of_kubernetes_are_not() {
         ("RINGMQ_PORT_1883_TCP_ADDR", "10.0.0.1"),
         ("RINGMQ_HEADLESS_SERVICE_HOST", "10.0.0.2"),
     ]);
+}
+
+#[test]
+fn authenticators_and_sources_are_lists_in_order() {
+    let text = "authentication = [{ path = \"/a\" }, { mechanism = \"password_based\", backend = \"file\", path = \"/b\", enable = false }]\n\
+                [authorization]\nno_match = \"allow\"\ndeny_action = \"disconnect\"\ndeny_subscribe = [\"#\"]\n\
+                sources = [{ type = \"file\", path = \"/acl\", format = \"emqx\" }]\n";
+    let config = config(text);
+    let paths: Vec<_> = config.authentication.iter().map(|asked| (asked.path.as_str(), asked.enable)).collect();
+    assert_eq!(paths, [("/a", true), ("/b", false)]);
+    assert!(!config.listeners[0].allow_anonymous, "who asks for passwords does not mean to let others in");
+    let Authorization { sources, no_match, deny_action, deny_subscribe } = config.authorization;
+    assert_eq!((no_match, deny_action), (Permission::Allow, DenyAction::Disconnect));
+    assert_eq!((sources[0].format, deny_subscribe), (RuleFormat::Emqx, ["#".to_owned()].into()));
+    for (text, error) in [
+        ("[[authentication]]", "ringmq.toml:1: authentication[0].path is required"),
+        ("authentication = 1", "authentication must be an array of tables"),
+        ("[[authentication]]\npath = \"a\"\nbackend = \"ldap\"", "authentication[0].backend must be one of \"file\""),
+        ("[[authorization.sources]]\npaht = \"a\"", "the nearest known one is authorization.sources[0].path"),
+        ("authorization.deny_subscribe = [\"a#\"]", "authorization.deny_subscribe has \"a#\""),
+    ] {
+        let said = refused(text, &[]);
+        assert!(said.contains(error), "{text}\n  said: {said}\n  want: {error}");
+    }
+    let open = "listeners.tcp.default.bind = \"0.0.0.0:1883\"\n[[authentication]]\npath = \"/a\"";
+    assert!(load_both(open, &[]).is_ok(), "others can reach it, and they need a password");
 }
 
 #[test]
@@ -402,17 +441,14 @@ fn a_default_directory_that_is_too_long_is_refused() {
 fn the_reference_names_every_knob_and_its_defaults_are_the_defaults() {
     let text = reference();
     // Every line that is a setting is uncommented; what has no default stays out.
-    let (mut file, mut inside_link) = (String::new(), false);
+    let (mut file, mut inside_list) = (String::new(), false);
     for line in text.lines() {
         let inside = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or_default();
-        let of_links = inside.starts_with("[[cluster.links]]") || inside.starts_with("[cluster.links");
-        if of_links {
-            // What comes after the links is of other sections.
-            inside_link = true;
-        } else if inside.starts_with('[') {
-            inside_link = false;
+        if inside.starts_with('[') {
+            // Members of lists are there only when somebody says so.
+            inside_list = inside.starts_with("[[") || inside.starts_with("[cluster.links");
         }
-        if !inside_link && !inside.ends_with(" =") && !inside.starts_with("data_dir") {
+        if !inside_list && !inside.ends_with(" =") && !inside.starts_with("data_dir") {
             file.push_str(inside);
             file.push('\n');
         }
