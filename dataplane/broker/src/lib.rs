@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+pub mod access;
 mod conn;
 pub mod counters;
 mod deliver;

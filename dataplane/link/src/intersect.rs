@@ -48,6 +48,31 @@ fn join_levels(a: &str, b: &str, out: &mut String) -> bool {
     }
 }
 
+/// True if some topic matches both.
+pub fn overlaps(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (Some(a), Some(b));
+    let mut first = true;
+    loop {
+        let (left, right) = match (a, b) {
+            (None, None) => return true,
+            (Some("#"), None) | (None, Some("#")) => return true,
+            (Some("#"), Some(rest)) | (Some(rest), Some("#")) => return !(first && rest.starts_with('$')),
+            (Some(left), Some(right)) => (left, right),
+            _ => return false,
+        };
+        let (left_level, left_rest) = split_level(left);
+        let (right_level, right_rest) = split_level(right);
+        let meet = match (left_level, right_level) {
+            ("+", other) | (other, "+") => !(first && other.starts_with('$')),
+            (left, right) => left == right,
+        };
+        if !meet {
+            return false;
+        }
+        (a, b, first) = (left_rest, right_rest, false);
+    }
+}
+
 /// True if every topic that matches `inner` matches `outer`, by the rule `inner` and `outer` intersect to `inner`.
 pub fn is_subset(inner: &str, outer: &str) -> bool {
     let (mut inner, mut outer) = (Some(inner), Some(outer));
@@ -122,6 +147,7 @@ mod tests {
         let forward = intersect(a, b, &mut out).then(|| out.clone());
         let backward = intersect(b, a, &mut out).then(|| out.clone());
         assert_eq!(forward, backward, "{a} and {b} must meet in the same filter from both sides");
+        assert_eq!((overlaps(a, b), overlaps(b, a)), (forward.is_some(), forward.is_some()), "{a} and {b}");
         forward
     }
 
