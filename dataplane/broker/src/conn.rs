@@ -122,6 +122,8 @@ pub(crate) mod pause {
     pub(crate) const OUTPUT: u8 = 4;
     /// Too many of its publishes wait for the log.
     pub(crate) const LOG: u8 = 8;
+    /// Nobody has said yet who its client is; see [`crate::admission`].
+    pub(crate) const ADMISSION: u8 = 16;
 }
 
 /// Where a connection stands.
@@ -149,6 +151,8 @@ pub(crate) struct Open {
     pub(crate) deferred: u32,
     /// It has sent route payloads: the owner of the link must hear when it ends.
     pub(crate) routes: Option<u16>,
+    /// When its principal has to leave, monotonic microseconds; `u64::MAX`: never.
+    pub(crate) expires_us: u64,
     /// DISCONNECT 0x00 came: no will.
     pub(crate) goodbye: bool,
 }

@@ -29,6 +29,26 @@ counters! {
     client_disconnected,
     /// CONNECT packets that were refused.
     connect_refused,
+    /// Clients about whom an authenticator was asked.
+    authentication_asked,
+    /// Clients that an authenticator let in.
+    authentication_allowed,
+    /// Clients that were refused because of who they are, or because nobody knows that.
+    authentication_denied,
+    /// Clients refused because too many waited for authentication (admission.queue_max).
+    authentication_overloaded,
+    /// Clients refused because who they are was not known in time (mqtt.idle_timeout).
+    authentication_timed_out,
+    /// Verdicts about connections that had gone.
+    authentication_late,
+    /// Clients disconnected because they would not be let in any more.
+    clients_revoked,
+    /// Clients disconnected because what let them in is no longer valid.
+    clients_expired,
+    /// Filters refused because the client may not subscribe to them.
+    subscriptions_denied,
+    /// Subscriptions that deliver nothing any more, because the right to them was taken.
+    subscriptions_revoked,
     /// Connections closed because no CONNECT came in time.
     connect_timeout,
     /// Connections closed because the client was silent for too long.
@@ -47,6 +67,8 @@ counters! {
     packets_malformed,
     /// Connections closed because of a protocol error.
     protocol_errors,
+    /// Connections closed because of what they may not do (authorization.*).
+    connections_not_authorized,
     /// Packets received from clients.
     packets_received,
     /// PUBLISH packets received from clients.
@@ -93,6 +115,12 @@ counters! {
     shed_retained_payload,
     /// Live values shed from the memory of an open retained replay; an older value may follow.
     shed_replay_memory,
+    /// Messages shed because their publisher may not publish them (authorization.*).
+    shed_publish_denied,
+    /// Messages shed because the subscriber may not receive them (authorization.*).
+    shed_delivery_denied,
+    /// Wills shed because their client may not publish them (authorization.*).
+    shed_will_denied,
     /// Obligations that were not met in time (mqtt.obligation_timeout).
     obligations_timed_out,
     /// Publishes refused because another part of the node refused them.

@@ -20,7 +20,7 @@ use crate::{
     frame::{Kept, Message, Pool},
     journal::Journal,
     session::{Delivery, Sessions},
-    subscriptions::{Options, Subscriptions},
+    subscriptions::{Guard, Options, Subscriptions},
     surface::Output,
 };
 
@@ -176,14 +176,20 @@ impl Shard {
         for same in all.chunk_by(|a, b| a.session == b.session) {
             let publisher = delivering.sessions.at(same[0].session).map_or(0, |s| s.client_hash);
             // No Local silences only the subscriptions that asked for it.
-            let heard = same.iter().filter(|s| !(s.options.no_local() && publisher == message.publisher));
+            let heard = same.iter().filter(|s| {
+                !(s.options.no_local() && publisher == message.publisher) && s.options.guard() != Guard::Muted
+            });
             let mut ids: SmallVec<[u32; 8]> = heard.clone().map(|s| s.id).filter(|id| *id != 0).collect();
             ids.sort_unstable();
             ids.dedup();
             let Some(qos) = heard.clone().map(|s| s.options.qos()).max() else { continue };
             let rap = heard.clone().any(|s| s.options.retain_as_published());
+            // What one of them may receive as a whole is received.
+            let guarded = heard.clone().all(|s| s.options.restricted());
+            let guard = if guarded { Guard::Guarded } else { Guard::Open };
+            let options = Options::new(qos, false, rap).with_guard(guard);
             //= MQTT-3.3.4-2
-            delivering.live(same[0].session, Options::new(qos, false, rap), &ids, message, out);
+            delivering.live(same[0].session, options, &ids, message, out);
             count += 1;
         }
         let refused = delivering.finish();
@@ -234,6 +240,9 @@ impl Delivering<'_> {
             return;
         }
         let qos = options.qos().min(message.qos);
+        if options.restricted() && session.withheld(message.topic, options) {
+            return self.counters.one(Counter::shed_delivery_denied);
+        }
         if qos != Qos::AtMostOnce && session.number != 0 && !self.journal.grows() {
             self.refused = true;
             return self.counters.one(Counter::shed_log_full);

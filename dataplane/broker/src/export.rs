@@ -103,7 +103,8 @@ impl Shard {
             let full = alloc::format!("$share/{group}/{filter}");
             let levels_max = usize::from(self.settings.mqtt.topic_levels_max) + 2;
             SubscribeFilter::parse(&full, levels_max).map_err(|_| BadFrame::Field("shared filter"))?;
-            let shared = SharedSubscription { group: group.into(), filter: filter.into(), options, id: number };
+            let shared =
+                SharedSubscription { group: group.into(), filter: filter.into(), options, id: number, muted: false };
             self.tell_group(Act::Join, id, &shared, 0, out);
             if let Some(session) = self.sessions.get_mut(id) {
                 session.shared.push(shared);

@@ -21,7 +21,7 @@ use crate::{
     },
     obligation::{Outcome, Wait, Waiter},
     session::SessionId,
-    subscriptions::{Change, Options, Subscription, Subscriptions},
+    subscriptions::{Change, Guard, Options, Subscription, Subscriptions},
     surface::Output,
 };
 
@@ -360,8 +360,11 @@ impl Shard {
         }
         let own = [member.id];
         let ids = if member.id == 0 { &[][..] } else { &own[..] };
+        // It was chosen before its right was taken, perhaps.
+        let guard = if self.restricted { Guard::Guarded } else { Guard::Open };
+        let options = member.options.with_guard(guard);
         let (mut delivering, _) = self.delivering();
-        delivering.live(member.session.index, member.options, ids, message, out);
+        delivering.live(member.session.index, options, ids, message, out);
         delivering.finish()
     }
 

@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod access;
+pub mod admission;
 mod conn;
 pub mod counters;
 mod deliver;
@@ -25,10 +26,12 @@ mod links;
 mod mail;
 mod obligation;
 mod packets;
+mod permission;
 pub mod plant;
 mod publish;
 mod replay;
 mod retained;
+mod revision;
 mod session;
 mod subscribe;
 pub mod subscriptions;
@@ -36,6 +39,8 @@ pub mod surface;
 pub mod timer;
 pub mod tree;
 
+#[cfg(test)]
+mod access_tests;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
@@ -53,6 +58,7 @@ use contract::{
 use hashbrown::HashMap;
 
 use crate::{
+    admission::{Policy, Verdict},
     conn::{Conns, Phase},
     counters::{Counter, Counters},
     deliver::Encoded,
@@ -149,6 +155,14 @@ pub struct Shard {
     /// Client ids assigned so far.
     pub(crate) assigned: u64,
     pub(crate) draining: bool,
+    /// Who is let in, and what they may do.
+    pub(crate) policy: Arc<Policy>,
+    /// Some session may not do everything, or might not soon.
+    pub(crate) restricted: bool,
+    /// The verdict with which a parked CONNECT is read again.
+    pub(crate) verdict: Option<(ConnId, Verdict)>,
+    /// The next session whose rights are looked at again.
+    pub(crate) revision: Option<u32>,
     /// Connections whose reading goes on in this turn.
     pub(crate) resumed: Vec<ConnId>,
     /// Connections that are not read because they do not read.
@@ -211,6 +225,10 @@ impl Shard {
             durable_sequence: 0,
             assigned: 0,
             draining: false,
+            policy: Arc::default(),
+            restricted: false,
+            verdict: None,
+            revision: None,
             resumed: Vec::new(),
             drowned: Vec::new(),
             to_pump: Vec::new(),
@@ -241,6 +259,8 @@ impl Shard {
             Input::Dialed { dial, conn } => self.link_dialed(dial, conn, out),
             Input::DialFailed { dial, reason } => self.link_dial_failed(dial, reason, out),
             Input::View(view) => self.view(view),
+            Input::Authenticated { conn, policy, verdict } => self.authenticated(conn, policy, verdict, out),
+            Input::Policy(policy) => self.take_policy(policy),
             Input::Logged(status) => self.logged(&status, out),
             Input::Replay => self.replay(out),
             Input::Drain => self.drain(out),

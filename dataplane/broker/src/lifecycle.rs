@@ -17,7 +17,8 @@ use mqtt::{
 
 use crate::{
     Shard, Timer,
-    conn::{Acks, Conn, LinkAccess, Open, Phase, Wire},
+    access::Principal,
+    conn::{Acks, Conn, Open, Phase, Wire},
     counters::Counter,
     deliver::tell,
     event::Event,
@@ -54,7 +55,8 @@ impl Shard {
         if full && self.sessions.find(client).is_none() {
             return self.refuse_connect(id, connect, Reason::QuotaExceeded, "limits.sessions_max is reached", out);
         }
-        self.open(id, connect, client, assigned.as_deref(), out);
+        let Some(principal) = self.admit(id, connect, client, out) else { return };
+        self.open(id, connect, client, (assigned.as_deref(), principal), out);
     }
 
     fn connect_refused(&self, connect: &Connect<'_>) -> Result<(), (Reason, &'static str)> {
@@ -94,7 +96,7 @@ impl Shard {
         Ok(())
     }
 
-    fn refuse_connect(
+    pub(crate) fn refuse_connect(
         &mut self,
         id: ConnId,
         connect: &Connect<'_>,
@@ -132,24 +134,35 @@ impl Shard {
     }
 
     /// CONNECT is accepted on the home shard.
-    fn open(&mut self, id: ConnId, connect: &Connect<'_>, client: &str, assigned: Option<&str>, out: &mut impl Output) {
+    fn open(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        client: &str,
+        (assigned, principal): (Option<&str>, Principal),
+        out: &mut impl Output,
+    ) {
         let grant = self.grant();
         let protocol = Connection::open(connect, &grant);
         let grows = self.journal.grows();
         if let Some((reason, why)) = self.log_refuses_connect(connect, client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
+        let Some(peer) = self.conns.get(id).map(|conn| conn.peer) else { return };
+        let link = self.links.access(principal.user.as_deref(), client, peer.ip().is_loopback());
+        let expires_us = self.mono_of_ms(principal.expires_ms);
+        let access = self.access_of(principal, client, peer.ip());
+        if let (Some(access), Some(will)) = (&access, &connect.will)
+            && !access.may_publish(will.topic, will.qos, will.retain)
+        {
+            self.counters.one(Counter::shed_will_denied);
+            return self.refuse_connect(id, connect, Reason::NotAuthorized, "a will that it may not publish", out);
+        }
         let (session, present) = self.attach_session(connect, client, &protocol, out);
-        let link = match self.conns.get(id) {
-            Some(conn) => {
-                let peer = conn.peer;
-                self.link_access(connect, client, peer)
-            }
-            None => return,
-        };
         if let Some(state) = self.sessions.get_mut(session) {
             state.conn = id.index;
             state.ends_us = u64::MAX;
+            state.access = access;
             state.state.expiry_s = protocol.session_expiry_s;
             state.state.will = connect.will.as_ref().map(|will| Box::new(WillMessage::from(will)));
             if let Some(will) = &mut state.state.will {
@@ -184,14 +197,23 @@ impl Shard {
         out.event(Event::Connected { client, peer: conn.peer, version: connect.version.level(), resumed: present });
         let keep_alive_us = protocol.keep_alive_ms * 1000;
         let acks = Acks::default();
-        conn.phase =
-            Phase::Open(Box::new(Open { session, protocol, acks, link, routes: None, deferred: 0, goodbye: false }));
-        // The time for CONNECT is over; without a keep alive there is no other deadline.
+        conn.phase = Phase::Open(Box::new(Open {
+            session,
+            protocol,
+            acks,
+            link,
+            routes: None,
+            deferred: 0,
+            expires_us,
+            goodbye: false,
+        }));
+        // The time for CONNECT is over; without a keep alive there may be no other deadline.
         conn.timer_us = u64::MAX;
         tell(conn, out);
         out.ready(id);
-        if keep_alive_us > 0 {
-            self.arm_conn(id, mono_us + keep_alive_us);
+        let due_us = if keep_alive_us > 0 { mono_us + keep_alive_us } else { u64::MAX };
+        if due_us.min(expires_us) != u64::MAX {
+            self.arm_conn(id, due_us.min(expires_us));
         }
         if present {
             self.resume_session(session, out);
@@ -295,10 +317,15 @@ impl Shard {
         {
             session.state.undelivered().for_each(drop);
         }
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.state.outgoing.begin_again();
+        }
+        // Another principal may have come, or the rules have changed meanwhile.
+        self.apply_rights(id, out);
         let (mut delivering, _) = self.delivering();
         delivering.resend(id.index, out);
         let shared = self.sessions.get(id).map(|s| s.shared.clone()).unwrap_or_default();
-        for shared in &shared {
+        for shared in shared.iter().filter(|shared| !shared.muted) {
             self.tell_group(Act::Online, id, shared, 0, out);
         }
     }
@@ -356,6 +383,8 @@ impl Shard {
         self.counters.one(match misbehaved.reason {
             Reason::MalformedPacket | Reason::PacketTooLarge => Counter::packets_malformed,
             Reason::KeepAliveTimeout => Counter::keep_alive_timeout,
+            Reason::MaximumConnectTime => Counter::clients_expired,
+            Reason::NotAuthorized => Counter::connections_not_authorized,
             _ => Counter::protocol_errors,
         });
         out.event(Event::Refused {
@@ -465,6 +494,10 @@ impl Shard {
         }
         session.will_due_us = 0;
         let Some(will) = session.state.will.take() else { return };
+        if session.access.as_ref().is_some_and(|access| !access.may_publish(&will.topic, will.qos, will.retain)) {
+            // It could when it connected.
+            return self.counters.one(Counter::shed_will_denied);
+        }
         let (publisher, number) = (session.client_hash, session.number);
         self.counters.one(Counter::wills_published);
         // It fires once, whatever happens meanwhile.
@@ -516,18 +549,28 @@ impl Shard {
         let now_us = self.now.mono_us;
         let Some(conn) = self.conns.get(id).filter(|conn| conn.timer_us <= now_us) else { return };
         match &conn.phase {
+            Phase::Opening if conn.parked() => self.verdict_overdue(id, out),
             Phase::Opening => {
                 self.counters.one(Counter::connect_timeout);
                 close(conn, out);
             }
             Phase::Open(open) => {
-                let due_us = conn.heard_us + open.protocol.keep_alive_ms * 1000;
+                let expires_us = open.expires_us;
+                if expires_us <= now_us {
+                    let reason = Reason::MaximumConnectTime;
+                    return self.misbehaved(id, Misbehaved { reason, why: "what let it in is no longer valid" }, out);
+                }
+                let silence_us = match open.protocol.keep_alive_ms {
+                    0 => u64::MAX,
+                    keep_alive_ms => keep_alive_ms * 1000,
+                };
+                let due_us = conn.heard_us.saturating_add(silence_us);
                 // Input that we did not read because of a full mailbox is not silence.
                 if due_us <= now_us && conn.paused == 0 {
                     let reason = Reason::KeepAliveTimeout;
                     return self.misbehaved(id, Misbehaved { reason, why: "keep alive timeout" }, out);
                 }
-                self.arm_conn(id, due_us.max(now_us + 1_000_000));
+                self.arm_conn(id, due_us.max(now_us + 1_000_000).min(expires_us));
             }
             _ => {}
         }
@@ -552,9 +595,10 @@ impl Shard {
         }
     }
 
-    /// May this connection speak for a remote?
-    fn link_access(&self, connect: &Connect<'_>, client: &str, peer: core::net::SocketAddr) -> LinkAccess {
-        self.links.access(connect.username, client, peer.ip().is_loopback())
+    /// A wall time as a monotonic deadline; `u64::MAX` stays.
+    fn mono_of_ms(&self, wall_ms: u64) -> u64 {
+        let left_ms = wall_ms.saturating_sub(self.now.wall_ms);
+        self.now.mono_us.saturating_add(left_ms.saturating_mul(1000))
     }
 }
 

@@ -72,6 +72,7 @@ impl Shard {
     pub(crate) fn consume_rest(&mut self, id: ConnId, out: &mut impl Output) {
         while let Some(conn) = self.conns.get(id)
             && !conn.unread.is_empty()
+            && !conn.parked()
         {
             let before = conn.unread.len();
             conn.paused = 0;
@@ -156,6 +157,7 @@ impl Shard {
         let Some(conn) = self.conns.get(id) else { return bytes.len() };
         match conn.phase {
             Phase::Open(_) => total + self.consume(id, &bytes[total..], out),
+            _ if conn.parked() => 0,
             _ => bytes.len(),
         }
     }

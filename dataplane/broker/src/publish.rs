@@ -17,6 +17,7 @@ use mqtt::{
 
 use crate::{
     Shard,
+    access::Action,
     conn::{Ack, pause},
     counters::Counter,
     deliver::{Delivered, tell},
@@ -107,6 +108,9 @@ impl Shard {
             }
         }
         if topic.as_bytes()[0] == b'$' {
+            if topic.starts_with(LINK_PREFIX) && self.rules_refuse(session, Action::Publish, topic, publish.qos) {
+                return self.deny_publish(id, publish, out);
+            }
             if topic.starts_with(LINK_PREFIX) {
                 return self.link_publish(id, session, link, publish, topic, out);
             }
@@ -130,6 +134,9 @@ impl Shard {
             && self.publish_again(id, session, packet, out)
         {
             return Ok(());
+        }
+        if self.restricted && !self.may_publish(session, publish, topic) {
+            return self.deny_publish(id, publish, out);
         }
         let (publisher, number) = self.sessions.get(session).map_or((0, 0), |s| (s.client_hash, s.number));
         // The publisher comes back after a crash and asks what became of it.

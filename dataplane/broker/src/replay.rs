@@ -20,7 +20,7 @@ use crate::{
     plant::Plant,
     retained::{Page, Query, place_of},
     session::SessionId,
-    subscriptions::Options,
+    subscriptions::{Guard, Options},
     surface::Output,
 };
 
@@ -182,6 +182,7 @@ impl Shard {
         // Out of the session while its values are delivered, so that a value is not taken for a live one.
         let replay = session.replays.swap_remove(at);
         let stale = self.planted(Plant::StaleReplay);
+        let guard = if self.restricted { Guard::Guarded } else { Guard::Open };
         let mut rest = &page.frames[..];
         let (mut delivering, _) = self.delivering();
         while let Ok((part, tail)) = frame::split(rest) {
@@ -196,7 +197,7 @@ impl Shard {
             let own = [replay.id];
             let ids = if replay.id == 0 { &[][..] } else { &own[..] };
             // No Local is for messages that come live; a retained value always goes (3.8.3.1).
-            let options = Options::new(replay.options.qos(), false, true);
+            let options = Options::new(replay.options.qos(), false, true).with_guard(guard);
             delivering.counters.one(Counter::retained_replayed);
             delivering.deliver(id.index, options, ids, &message, true, out);
             delivering.finish();

@@ -5,6 +5,7 @@ use alloc::{
     boxed::Box,
     collections::VecDeque,
     string::{String, ToString},
+    sync::Arc,
     vec::Vec,
 };
 use core::net::SocketAddr;
@@ -22,6 +23,7 @@ use mqtt::{
 
 use crate::{
     Settings, Shard,
+    admission::{Ask, Policy, Verdict},
     counters::{Counter, Counters},
     event::Event,
     journal::{Image, Standing, deal},
@@ -66,6 +68,10 @@ struct Shell {
     dirty: Vec<ConnId>,
     closing: Vec<ConnId>,
     moving: Vec<(ConnId, ShardId, Parked)>,
+    /// User names about whom somebody was asked, and nobody has answered.
+    asked: Vec<(ConnId, String)>,
+    /// Nobody more can be asked.
+    busy: bool,
 }
 
 impl Output for Shell {
@@ -85,6 +91,12 @@ impl Output for Shell {
     }
     fn read(&mut self, _: ConnId, _: bool) {}
     fn dial(&mut self, _: DialId, _: &str) {}
+    fn authenticate(&mut self, conn: ConnId, ask: &Ask<'_>) -> bool {
+        if !self.busy {
+            self.asked.push((conn, ask.username.unwrap_or("").into()));
+        }
+        !self.busy
+    }
     fn event(&mut self, _: Event<'_>) {}
 }
 
@@ -281,6 +293,36 @@ impl Rig {
         };
         adjust(&mut status);
         self.shards[shard].input(self.now, Input::Logged(status), &mut self.shells[shard]);
+    }
+
+    /// The operator says who is let in, and what they may do.
+    pub(crate) fn policy(&mut self, policy: Policy) {
+        let policy = Arc::new(policy);
+        for at in 0..self.shards.len() {
+            self.shards[at].input(self.now, Input::Policy(&policy), &mut self.shells[at]);
+        }
+        self.settle();
+    }
+
+    /// Whether more clients can be asked about.
+    pub(crate) fn authenticators_busy(&mut self, busy: bool) {
+        self.shells.iter_mut().for_each(|shell| shell.busy = busy);
+    }
+
+    /// User names about whom nobody has answered.
+    pub(crate) fn asked(&self) -> Vec<&str> {
+        self.shells.iter().flat_map(|shell| &shell.asked).map(|(_, user)| user.as_str()).collect()
+    }
+
+    /// Answers everything that was asked, by the policy with this number.
+    pub(crate) fn answer(&mut self, policy: u64, judge: impl Fn(&str) -> Verdict) {
+        for at in 0..self.shards.len() {
+            for (conn, user) in core::mem::take(&mut self.shells[at].asked) {
+                let input = Input::Authenticated { conn, policy, verdict: judge(&user) };
+                self.shards[at].input(self.now, input, &mut self.shells[at]);
+            }
+        }
+        self.settle();
     }
 
     /// A client id that is at home on `shard`.

@@ -10,9 +10,10 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::{
+    admission::Access,
     frame::Kept,
     replay::Replay,
-    subscriptions::{Filters, Options},
+    subscriptions::{Filters, Guard, Options},
 };
 
 /// Protocol state of a session on this shard.
@@ -76,6 +77,8 @@ pub(crate) struct Session {
     /// Index of its connection; [`OFFLINE`] without one.
     pub(crate) conn: u32,
     pub(crate) state: State,
+    /// Whose it is and what that may do; `None`: a stranger who may do everything.
+    pub(crate) access: Option<Box<Access>>,
     pub(crate) filters: Filters,
     pub(crate) shared: Vec<SharedSubscription>,
     pub(crate) replays: Vec<Replay>,
@@ -94,6 +97,8 @@ pub(crate) struct SharedSubscription {
     pub(crate) filter: Box<str>,
     pub(crate) options: Options,
     pub(crate) id: u32,
+    /// Its rights were taken: it is no member while this holds.
+    pub(crate) muted: bool,
 }
 
 /// No connection.
@@ -114,6 +119,12 @@ impl Session {
         }
         self.places += 1;
         self.places
+    }
+
+    /// May it not receive a message of this topic, through a subscription with these options?
+    pub(crate) fn withheld(&self, topic: &str, options: Options) -> bool {
+        let may = || self.access.as_ref().is_none_or(|access| access.may_receive(topic, options.qos()));
+        options.guard() == Guard::Muted || !may()
     }
 
     /// Number of subscriptions of both sorts.
@@ -162,6 +173,7 @@ impl Sessions {
             cut: false,
             conn: OFFLINE,
             state: State::new(expiry_s),
+            access: None,
             filters: Filters::with_hasher(self.hasher.clone()),
             shared: Vec::new(),
             replays: Vec::new(),
@@ -198,6 +210,11 @@ impl Sessions {
     #[inline]
     pub(crate) fn at(&mut self, index: u32) -> Option<&mut Session> {
         self.slab.get_mut(index as usize)
+    }
+
+    /// The session at an index, if there is one.
+    pub(crate) fn id_at(&self, index: u32) -> Option<SessionId> {
+        self.slab.get(index as usize).map(|session| SessionId { index, generation: session.generation })
     }
 
     /// Indices below this one may hold a session.

@@ -25,7 +25,7 @@ use crate::{
     plant::Plant,
     publish::LINK_PREFIX,
     session::{SessionId, SharedSubscription},
-    subscriptions::{Change, Options, Subscription},
+    subscriptions::{Change, Guard, Options, Subscription},
     surface::{ConnId, Output},
 };
 
@@ -254,6 +254,11 @@ impl Shard {
         if let Some(refused) = self.subscribe_refused(&parsed, link) {
             return Ok(refused);
         }
+        let guard = self.guard_of(id, &parsed, entry.qos);
+        if guard == Guard::Muted {
+            self.counters.one(Counter::subscriptions_denied);
+            return Ok(Reason::NotAuthorized);
+        }
         let mqtt = &self.settings.mqtt;
         let Some(session) = self.sessions.get_mut(id) else { return Ok(Reason::UnspecifiedError) };
         let number = session.number;
@@ -273,7 +278,7 @@ impl Shard {
         }
         let qos = entry.qos.min(Qos::from_bits(mqtt.qos_max).unwrap_or(Qos::ExactlyOnce));
         // 3.x has no options: No Local off, RETAIN cleared on live messages.
-        let options = Options::new(qos, v5 && entry.no_local, v5 && entry.retain_as_published);
+        let options = Options::new(qos, v5 && entry.no_local, v5 && entry.retain_as_published).with_guard(guard);
         let granted = match qos {
             Qos::AtMostOnce => Reason::Success,
             Qos::AtLeastOnce => Reason::GrantedQos1,
@@ -285,8 +290,13 @@ impl Shard {
                 let why = "No Local on a shared subscription";
                 return Err(Misbehaved { reason: Reason::ProtocolError, why });
             }
-            let shared =
-                SharedSubscription { group: group.into(), filter: filter.into(), options, id: subscription_id };
+            let shared = SharedSubscription {
+                group: group.into(),
+                filter: filter.into(),
+                options,
+                id: subscription_id,
+                muted: false,
+            };
             self.journal.subscribed(number, group, filter, options, subscription_id);
             self.join(id, shared, key, out);
             return Ok(granted);

@@ -9,7 +9,7 @@ use hashbrown::{HashSet, HashTable};
 use mqtt::{topic::matches, types::Qos};
 use slab::Slab;
 
-use crate::{index::Shapes, tree::LevelTree};
+use crate::{access::Granted, index::Shapes, tree::LevelTree};
 
 /// One session's subscription to one filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,9 +22,35 @@ pub struct Subscription {
     pub options: Options,
 }
 
-/// Options of a subscription (MQTT 5, 3.8.3.1) in one byte.
+/// Options of a subscription (MQTT 5, 3.8.3.1) in one byte, and what its rights leave of it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Options(u8);
+
+/// What the rights of its session leave of a subscription.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// Everything.
+    Open,
+    /// Each message is asked for.
+    Guarded,
+    /// Nothing is delivered.
+    Muted,
+}
+
+impl From<Granted> for Guard {
+    fn from(granted: Granted) -> Guard {
+        match granted {
+            Granted::Whole => Guard::Open,
+            Granted::Guarded => Guard::Guarded,
+            Granted::Refused => Guard::Muted,
+        }
+    }
+}
+
+/// What is granted; the other bits never leave this shard.
+const GRANTED: u8 = 15;
+const GUARDED: u8 = 16;
+const MUTED: u8 = 32;
 
 impl Options {
     /// Options as granted.
@@ -34,12 +60,37 @@ impl Options {
 
     /// From [`Options::bits`].
     pub fn from_bits(bits: u8) -> Options {
-        Options(bits & 15)
+        Options(bits & GRANTED)
     }
 
-    /// For frames.
+    /// For frames and records, without the guard.
     pub fn bits(self) -> u8 {
-        self.0
+        self.0 & GRANTED
+    }
+
+    /// The same under another guard.
+    pub fn with_guard(self, guard: Guard) -> Options {
+        let bits = match guard {
+            Guard::Open => 0,
+            Guard::Guarded => GUARDED,
+            Guard::Muted => MUTED,
+        };
+        Options(self.0 & GRANTED | bits)
+    }
+
+    /// What the rights of its session leave of it.
+    pub fn guard(self) -> Guard {
+        match (self.0 & MUTED, self.0 & GUARDED) {
+            (0, 0) => Guard::Open,
+            (0, _) => Guard::Guarded,
+            _ => Guard::Muted,
+        }
+    }
+
+    /// Not every message may be delivered.
+    #[inline]
+    pub fn restricted(self) -> bool {
+        self.0 & (GUARDED | MUTED) != 0
     }
 
     /// Maximum QoS.
@@ -169,6 +220,15 @@ impl Subscriptions {
     pub fn subscription(&self, at: u32, session: u32) -> Option<Subscription> {
         let entry = self.entries.get(at as usize)?;
         entry.subscriptions.iter().find(|s| s.session == session).copied()
+    }
+
+    /// Sets what the rights of a session leave of its subscription at an entry.
+    pub fn set_guard(&mut self, at: u32, session: u32, guard: Guard) {
+        let entry = self.entries.get_mut(at as usize);
+        let found = entry.and_then(|entry| entry.subscriptions.iter_mut().find(|s| s.session == session));
+        if let Some(subscription) = found {
+            subscription.options = subscription.options.with_guard(guard);
+        }
     }
 
     /// The entry of `filter`, if anybody here subscribed to it.

@@ -2,10 +2,12 @@
 //! The shell (`dataplane/src`) and the simulation (`tests/simulation`) implement the two traits;
 //! [`crate::Shard`] calls them. Nothing here blocks, and nothing here knows a socket.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use core::{any::Any, net::SocketAddr};
 
 use contract::ids::ShardId;
+
+use crate::admission::{Ask, Policy, Verdict};
 
 /// A connection on this shard: an index into the shell's table and the generation of that entry.
 /// Indices are dense and reused, generations tell a new tenant from the old one.
@@ -99,6 +101,17 @@ pub enum Input<'a> {
     },
     /// What control says is true has changed.
     View(&'a contract::view::View),
+    /// Who a client is, or why it may not come in: the answer to [`Output::authenticate`]. It may come late.
+    Authenticated {
+        /// Which connection.
+        conn: ConnId,
+        /// Number of the policy by which this was judged.
+        policy: u64,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Who is let in and what they may do has changed.
+    Policy(&'a Arc<Policy>),
     /// The log of this shard has come so far.
     Logged(log::Status),
     /// Every shard of the node stands at [`crate::journal::Standing::Restored`]: what a crash has cut is repeated.
@@ -126,6 +139,11 @@ pub trait Output {
     /// Connect to `server` (`host:port`), resolving names off the shard; answer with [`Input::Dialed`]
     /// or [`Input::DialFailed`] within a bounded time.
     fn dial(&mut self, dial: DialId, server: &str);
+    /// Ask who a client is, and come back with [`Input::Authenticated`] by the time that the question names. False: too
+    /// many wait. A shell that never gives a policy that asks is never asked.
+    fn authenticate(&mut self, _conn: ConnId, _ask: &Ask<'_>) -> bool {
+        false
+    }
     /// Something an operator may want to read. The shell limits the rate.
     fn event(&mut self, event: crate::event::Event<'_>);
 }

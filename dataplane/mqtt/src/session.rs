@@ -141,6 +141,21 @@ impl<M: Queueable> Session<M> {
         None
     }
 
+    /// Takes out of the queue what `keep` does not want, in order.
+    pub fn retain_queue(&mut self, keep: impl Fn(&M) -> bool, mut gone: impl FnMut(M)) {
+        if self.queue.iter().all(&keep) {
+            return;
+        }
+        for delivery in core::mem::take(&mut self.queue) {
+            if keep(&delivery) {
+                self.queue.push_back(delivery);
+            } else {
+                self.queued_bytes -= delivery.bytes() as u64;
+                gone(delivery);
+            }
+        }
+    }
+
     /// Everything queued, in order, without changing it: for an export.
     pub fn waiting(&self) -> impl Iterator<Item = &M> {
         self.queue.iter()

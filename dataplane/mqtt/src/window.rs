@@ -145,6 +145,21 @@ impl<M> Outgoing<M> {
         self.sent.get(next)
     }
 
+    /// Takes out of what has to be sent again the messages that `keep` does not want, in order.
+    pub fn retain_owed(&mut self, keep: impl Fn(&M) -> bool, mut gone: impl FnMut(PacketId, M)) {
+        let mut at = self.sent.len() - self.owed;
+        while let Some(sent) = self.sent.get(at) {
+            if sent.delivery.as_ref().is_none_or(&keep) {
+                at += 1;
+                continue;
+            }
+            let id = sent.id;
+            if let Some(delivery) = self.remove(at).and_then(|sent| sent.delivery) {
+                gone(id, delivery);
+            }
+        }
+    }
+
     /// Something has to be sent again before anything new.
     #[inline]
     pub fn owes(&self) -> bool {

@@ -43,6 +43,8 @@ pub struct Principal {
     pub own: Option<alloc::sync::Arc<Rules>>,
     /// When it has to leave, wall time in milliseconds; `u64::MAX`: never.
     pub expires_ms: u64,
+    /// Somebody was asked, and knew it.
+    pub proven: bool,
     /// Names the proof it gave, so that a change of it is noticed; 0: there is none that could change.
     pub credential: u64,
 }
@@ -50,7 +52,14 @@ pub struct Principal {
 impl Principal {
     /// Somebody whom nobody asked.
     pub fn unproven(user: Option<&str>) -> Principal {
-        Principal { user: user.map(Box::from), superuser: false, own: None, expires_ms: u64::MAX, credential: 0 }
+        Principal {
+            user: user.map(Box::from),
+            superuser: false,
+            own: None,
+            expires_ms: u64::MAX,
+            proven: false,
+            credential: 0,
+        }
     }
 }
 
@@ -215,7 +224,7 @@ impl Rule {
     /// One entry of a principal's own list: a topic filter, with places for names.
     pub fn claim(allow: bool, publish: bool, subscribe: bool, topic: &str) -> Result<Rule, RuleError> {
         let pattern = pattern_of(topic, false).map_err(|what| RuleError { line: 1, what })?;
-        let actions = u8::from(publish) * Action::Publish.bit() | u8::from(subscribe) * Action::Subscribe.bit();
+        let actions = (u8::from(publish) * Action::Publish.bit()) | (u8::from(subscribe) * Action::Subscribe.bit());
         let holes = has_holes(topic);
         Ok(Rule { actions, holes, ..Rule::about(allow, Who::All, [pattern].into()) })
     }

@@ -279,7 +279,7 @@ impl Shard {
         for ((group, filter), (options, number)) in subscriptions {
             let options = Options::from_bits(options);
             if !group.is_empty() {
-                let shared = SharedSubscription { group, filter, options, id: number };
+                let shared = SharedSubscription { group, filter, options, id: number, muted: false };
                 self.obligations.more(joined);
                 self.tell_group(Act::Join, id, &shared, joined, out);
                 if let Some(session) = self.sessions.get_mut(id) {
