@@ -1,11 +1,13 @@
 //! The executable: `ringmq start` supervises `ringmq control` and `ringmq dataplane`, each of which also runs alone;
-//! `ringmq ctl` asks a running node, `ringmq config` explains its configuration, `ringmq log` looks after its log.
+//! `ringmq ctl` asks a running node, `ringmq config` explains its configuration, `ringmq passwd` makes its
+//! passwords, `ringmq log` looks after its log.
 
 mod child;
 mod demo;
 mod lock;
 mod log;
 mod notify;
+mod passwd;
 mod ready;
 mod settings;
 mod supervisor;
@@ -62,6 +64,8 @@ enum Command {
         #[command(subcommand)]
         question: About,
     },
+    /// Set the password of a user in a password file, or remove a user (the file may be mosquitto's, and mosquitto can read it).
+    Passwd(passwd::Asked),
     /// Look at the log of a node that does not run, or repair it.
     Log {
         #[command(subcommand)]
@@ -109,6 +113,7 @@ fn main() -> ExitCode {
         Command::Control(supervised) => control_process(file, &supervised),
         Command::Ctl { question: Question::Status { json } } => ctl_status(file, json),
         Command::Config { question } => explain(file, &question),
+        Command::Passwd(asked) => passwd::run(&asked),
         Command::Log { task, data_dir } => log::run(file, data_dir.as_deref(), &task),
     }
 }
@@ -123,6 +128,7 @@ fn dataplane_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
         Err(code) => return code,
     };
     let path = file.map(Path::to_path_buf);
+    let again = path.clone();
     let alone = supervised.supervisor.is_none();
     let signals = match Signals::new([SIGHUP, SIGINT]) {
         Ok(signals) => signals,
@@ -136,7 +142,8 @@ fn dataplane_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
         error!("the data plane cannot start a thread: {cause}");
         return ExitCode::FAILURE;
     }
-    dataplane::run(config, true)
+    let reload = move || settings::load(again.as_deref()).map(|loaded| loaded.config);
+    dataplane::run(config, Box::new(reload), true)
 }
 
 /// Signals that the data plane leaves to its process. What is live in it comes in the View; only its log lines follow

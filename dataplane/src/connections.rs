@@ -14,12 +14,14 @@ use std::{
 };
 
 use broker::{
+    admission::Ask,
     event::Event,
     surface::{Cause, ConnId, DialId, Output, Parked, Transport},
 };
 use contract::ids::ShardId;
 
 use crate::{
+    auth::Asker,
     dial::{Dialing, Dials},
     events::Events,
     listener::Seat,
@@ -177,6 +179,7 @@ pub(crate) struct Connections {
     dues: BinaryHeap<Reverse<(u64, Due)>>,
     pub(crate) dials: Dials,
     events: Events,
+    asker: Option<Asker>,
     turn: u64,
     now_us: u64,
 }
@@ -195,9 +198,15 @@ impl Connections {
             dues: BinaryHeap::new(),
             dials,
             events,
+            asker: None,
             turn: 0,
             now_us: 0,
         }
+    }
+
+    /// Where clients are asked about; without it nobody is.
+    pub(crate) fn ask_through(&mut self, asker: Asker) {
+        self.asker = Some(asker);
     }
 
     /// Begins a turn.
@@ -393,6 +402,10 @@ impl Output for Connections {
             Ok(address) => self.connect_to(dial, vec![address]),
             Err(_) => self.resolve(dial, server),
         }
+    }
+
+    fn authenticate(&mut self, conn: ConnId, ask: &Ask<'_>) -> bool {
+        self.asker.as_ref().is_some_and(|asker| asker.ask(conn, ask))
     }
 
     fn event(&mut self, event: Event<'_>) {

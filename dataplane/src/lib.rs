@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+pub mod auth;
 mod brain;
 mod buffers;
 mod connections;
@@ -41,4 +42,4 @@ mod sleep;
 mod stage;
 mod sync;
 
-pub use run::run;
+pub use run::{Reload, run};

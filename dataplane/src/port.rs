@@ -14,8 +14,9 @@ use std::{
 };
 
 use broker::{
+    admission::{Policy, Verdict},
     counters::Counters,
-    surface::{DialId, LinkStatus},
+    surface::{ConnId, DialId, LinkStatus},
 };
 use contract::view::View;
 use rustix::event::{EventfdFlags, eventfd};
@@ -29,6 +30,10 @@ const NOTES_MAX: usize = 1024;
 pub(crate) enum Note {
     /// Control has a newer view.
     View(Arc<View>),
+    /// Who is let in, and what they may do.
+    Policy(Arc<Policy>),
+    /// Who a client is, by the policy with this number. There are at most `admission.queue_max` of them.
+    Authenticated { conn: ConnId, policy: u64, verdict: Verdict },
     /// Every shard has taken over what the logs held.
     Replay,
     /// The node is complete: connections may be accepted.
@@ -89,14 +94,16 @@ impl Port {
         let _ = rustix::io::write(&self.alarm, &1_u64.to_ne_bytes());
     }
 
-    /// Leaves a note and wakes the shard. A newer view replaces one that was not read yet; a full queue gives
+    /// Leaves a note and wakes the shard. A newer view or policy replaces one that was not read yet; a full queue gives
     /// the note back.
     pub(crate) fn post(&self, note: Note) -> Result<(), Note> {
         let mut notes = self.notes();
-        if matches!(note, Note::View(_)) {
-            notes.retain(|waiting| !matches!(waiting, Note::View(_)));
+        match note {
+            Note::View(_) => notes.retain(|waiting| !matches!(waiting, Note::View(_))),
+            Note::Policy(_) => notes.retain(|waiting| !matches!(waiting, Note::Policy(_))),
+            _ => {}
         }
-        if notes.len() >= NOTES_MAX && !matches!(note, Note::Drain) {
+        if notes.len() >= NOTES_MAX && !matches!(note, Note::Drain | Note::Authenticated { .. }) {
             return Err(note);
         }
         notes.push_back(note);

@@ -31,6 +31,7 @@ use signal_hook::{
 };
 
 use crate::{
+    auth::Doors,
     brain::Broker,
     connections::Connections,
     control::{Control, Scene},
@@ -87,15 +88,20 @@ enum News {
     /// What one log held is on the disk.
     Flushed,
     Ended(executor::Ended),
+    /// The operator has changed the configuration, or a file that it names.
+    Reload,
     Stop,
 }
 
-/// Runs the data plane until a signal or a failure. With `report_ready` it prints one line of JSON on stdout when
+/// Reads the configuration anew at SIGHUP, or says why it cannot be used.
+pub type Reload = Box<dyn Fn() -> Result<Config, String> + Send>;
+
+/// Runs the data plane until a signal or a failure. At SIGHUP, `reload` says what holds now of the part that is not in a View. With `report_ready` it prints one line of JSON on stdout when
 /// every listener accepts: the listeners with their real addresses, the number of shards, the process id.
 /// The caller has prepared and locked the data directory and started the log.
-pub fn run(config: Config, report_ready: bool) -> ExitCode {
+pub fn run(config: Config, reload: Reload, report_ready: bool) -> ExitCode {
     report_panics();
-    match serve(&config, report_ready) {
+    match serve(&config, &reload, report_ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Unavailable(missing)) => {
             tracing::error!("{missing}");
@@ -112,7 +118,7 @@ pub fn run(config: Config, report_ready: bool) -> ExitCode {
     }
 }
 
-fn serve(config: &Config, report_ready: bool) -> Result<(), Failure> {
+fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Failure> {
     let usable = executor::usable_cpus().map_err(Failure::other)?;
     let shards = match config.dataplane.shards {
         0 => usable.len().min(config::SHARDS_MAX as usize) as u16,
@@ -147,12 +153,16 @@ fn serve(config: &Config, report_ready: bool) -> Result<(), Failure> {
     let dealt = logs.as_mut().map(Logs::take_dealt);
     let clock = Clock::start();
     let (log, writer) = Log::start().map_err(Failure::other)?;
+    let mut doors = Doors::new(config, &ports, clock, seed).map_err(Failure::other)?;
+    // Each shard reads its notes before its first connection.
+    doors.read(config).map_err(Failure::Unusable)?;
     let flushed = news.clone();
     // The main thread ends last.
     let flushed = move || drop(flushed.send(News::Flushed));
     let logs = logs.map(|logs| logs.start(&ports, clock, &log, flushed)).transpose();
     let mut logs = logs.map_err(Failure::other)?;
-    let start = Start { config, shards, incarnation, ports: &ports, log: &log, news: &news, clock, seed };
+    let start =
+        Start { config, shards, incarnation, ports: &ports, log: &log, news: &news, doors: &doors, clock, seed };
     start.shards(cores, listeners, dealt)?;
     come_up(&heard, &ports, logs.as_mut())?;
     let stop_control = start_control(data_dir, view, &ports, &opened).map_err(Failure::other)?;
@@ -162,7 +172,12 @@ fn serve(config: &Config, report_ready: bool) -> Result<(), Failure> {
     for Opened { name, address, .. } in &opened {
         tracing::info!(listener = name, %address, "listening");
     }
-    let ended = await_end(&heard, &ports, logs);
+    let ended = await_end(&heard, &ports, logs, &mut || {
+        // What is wrong changes nothing.
+        if let Err(why) = reload().and_then(|config| doors.read(&config)) {
+            tracing::error!("passwords and rules stay as they were: {why}");
+        }
+    });
     drop(stop_control);
     drop(log);
     writer.finish(LAST_WORDS);
@@ -184,7 +199,7 @@ fn read_logs(
         match heard.recv().map_err(Failure::other)? {
             News::Read(logs) => return Ok((*logs)?),
             News::Stop => return Err(stopped()),
-            News::Stands(..) | News::Flushed | News::Ended(_) => {}
+            News::Stands(..) | News::Flushed | News::Ended(_) | News::Reload => {}
         }
     }
 }
@@ -221,6 +236,7 @@ struct Start<'a> {
     ports: &'a Arc<[Arc<Port>]>,
     log: &'a Log,
     news: &'a mpsc::Sender<News>,
+    doors: &'a Doors,
     clock: Clock,
     seed: u64,
 }
@@ -258,9 +274,11 @@ impl Start<'_> {
         let dials = Dials::new(resolver, self.ports[usize::from(me)].clone());
         let (connections_max, read_bytes_max) = (limits.connections_max as usize, limits.turn_read_bytes as usize);
         let news = self.news.clone();
+        let mut connections = Connections::new(connections_max, read_bytes_max, dials, self.log.of_shard(me));
+        connections.ask_through(self.doors.asker(me));
         Parts {
             me,
-            connections: Connections::new(connections_max, read_bytes_max, dials, self.log.of_shard(me)),
+            connections,
             listeners,
             post,
             clock: self.clock,
@@ -315,7 +333,7 @@ fn come_up(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>], mut logs: Option<&
                 News::Flushed => unflushed -= 1,
                 News::Ended(ended) => return Err(unasked(ended)),
                 News::Stop => return Err(stopped()),
-                News::Read(_) => {}
+                News::Read(_) | News::Reload => {}
             }
         }
         Ok(())
@@ -344,11 +362,17 @@ fn say_ready(opened: &[Opened], shards: u16) -> io::Result<()> {
 }
 
 /// Waits for the end: a shard's, which is a failure, or that of all after a stop.
-fn await_end(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>], logs: Option<Running>) -> Result<(), Failure> {
+fn await_end(
+    heard: &mpsc::Receiver<News>,
+    ports: &[Arc<Port>],
+    logs: Option<Running>,
+    reload: &mut dyn FnMut(),
+) -> Result<(), Failure> {
     loop {
         match heard.recv().map_err(Failure::other)? {
             News::Ended(ended) => return Err(unasked(ended)),
             News::Stop => break,
+            News::Reload => reload(),
             News::Stands(..) | News::Flushed | News::Read(_) => {}
         }
     }
@@ -383,16 +407,18 @@ fn unasked(ended: executor::Ended) -> Failure {
 }
 
 /// SIGTERM and SIGINT drain; a supervised data plane is not in the terminal's process group, so Ctrl-C reaches it
-/// through its supervisor only. SIGHUP must not end us: what can change live comes in a View. Nor must SIGXFSZ: a file
+/// through its supervisor only. SIGHUP reads passwords and rules again; what else can change live comes in a View. SIGXFSZ must not end us: a file
 /// that may not grow is a full disk to us.
 fn watch_signals(news: mpsc::Sender<News>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            if matches!(signal, SIGTERM | SIGINT) {
-                // The main thread ends last.
-                let _ = news.send(News::Stop);
-            }
+            // The main thread ends last.
+            let _ = match signal {
+                SIGTERM | SIGINT => news.send(News::Stop),
+                SIGHUP => news.send(News::Reload),
+                _ => Ok(()),
+            };
         }
     })?;
     Ok(())

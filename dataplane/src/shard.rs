@@ -307,6 +307,10 @@ impl<B: Brain> Shard<B> {
         while let Some(note) = self.ports[self.me].note() {
             match note {
                 Note::View(view) => self.brain.input(now, Input::View(&view), &mut self.connections),
+                Note::Policy(policy) => self.brain.input(now, Input::Policy(&policy), &mut self.connections),
+                Note::Authenticated { conn, policy, verdict } => {
+                    self.brain.input(now, Input::Authenticated { conn, policy, verdict }, &mut self.connections);
+                }
                 Note::Resolved { dial, addresses } => self.connections.resolved(dial, addresses),
                 Note::Replay => self.brain.input(now, Input::Replay, &mut self.connections),
                 Note::Accept => self.listeners.iter_mut().for_each(|listener| listener.arm(&mut self.ring)),

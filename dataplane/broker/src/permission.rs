@@ -10,7 +10,7 @@ use mqtt::{
 use crate::{
     Shard,
     access::Action,
-    conn::Ack,
+    conn::{Ack, LinkAccess},
     counters::Counter,
     publish::LINK_PREFIX,
     session::SessionId,
@@ -25,11 +25,17 @@ impl Shard {
         access.is_none_or(|access| access.may_publish(topic, publish.qos, publish.retain))
     }
 
-    /// Does a rule refuse a topic of the broker by name? Who may use one that no rule names is decided elsewhere.
-    pub(crate) fn rules_refuse(&self, session: SessionId, action: Action, topic: &str, qos: Qos) -> bool {
+    /// Do the rules keep a client from a topic of a link? Who is accepted for a remote needs no rule, but a rule can
+    /// refuse it; who only comes from loopback needs one, where there are rules.
+    pub(crate) fn rules_refuse_link(
+        &self,
+        session: SessionId,
+        link: LinkAccess,
+        (action, topic, qos): (Action, &str, Qos),
+    ) -> bool {
         let access = self.sessions.get(session).and_then(|session| session.access.as_ref());
         let rights = access.and_then(|access| access.rights.as_ref());
-        rights.is_some_and(|rights| rights.refuses(action, topic, qos))
+        rights.is_some_and(|rights| !rights.says(action, topic, qos).unwrap_or(link.links != 0))
     }
 
     /// A publish that its client may not send is shed. 3.x has no word for that: it is acknowledged, or the connection ends.
@@ -59,13 +65,13 @@ impl Shard {
 
     /// What the rights of a session leave of a subscription that it asks for. A group's message has one reader, who must
     /// be one for all of them.
-    pub(crate) fn guard_of(&self, id: SessionId, parsed: &SubscribeFilter<'_>, qos: Qos) -> Guard {
+    pub(crate) fn guard_of(&self, id: SessionId, link: LinkAccess, parsed: &SubscribeFilter<'_>, qos: Qos) -> Guard {
         let access = self.sessions.get(id).and_then(|session| session.access.as_ref());
         let Some(rights) = access.and_then(|access| access.rights.as_ref()) else { return Guard::Open };
         let filter = parsed.filter.as_str();
         if filter.starts_with(LINK_PREFIX) {
-            // Who may speak for a remote is decided already, unless a rule says otherwise.
-            return if rights.refuses(Action::Subscribe, filter, qos) { Guard::Muted } else { Guard::Open };
+            let refused = self.rules_refuse_link(id, link, (Action::Subscribe, filter, qos));
+            return if refused { Guard::Muted } else { Guard::Open };
         }
         match (Guard::from(rights.subscribe(filter, qos)), parsed.group) {
             (Guard::Guarded, Some(_)) => Guard::Muted,

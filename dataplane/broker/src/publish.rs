@@ -108,7 +108,9 @@ impl Shard {
             }
         }
         if topic.as_bytes()[0] == b'$' {
-            if topic.starts_with(LINK_PREFIX) && self.rules_refuse(session, Action::Publish, topic, publish.qos) {
+            if topic.starts_with(LINK_PREFIX)
+                && self.rules_refuse_link(session, link, (Action::Publish, topic, publish.qos))
+            {
                 return self.deny_publish(id, publish, out);
             }
             if topic.starts_with(LINK_PREFIX) {

@@ -9,10 +9,11 @@ use mqtt::{connection::Misbehaved, types::Reason};
 
 use crate::{
     Shard,
-    access::{Granted, Principal},
+    access::{Action, Granted, Principal},
     admission::{Access, Policy},
     counters::Counter,
     groups::Act,
+    publish::LINK_PREFIX,
     session::SessionId,
     subscriptions::Guard,
     surface::{ConnId, Output},
@@ -88,8 +89,12 @@ impl Shard {
         let mut muted = Vec::new();
         for &at in &session.filters {
             let Some(subscription) = self.subscriptions.subscription(at, id.index) else { continue };
-            let granted = rights.map_or(Granted::Whole, |rights| {
-                rights.subscribe(self.subscriptions.filter(at), subscription.options.qos())
+            let (filter, qos) = (self.subscriptions.filter(at), subscription.options.qos());
+            let granted = rights.map_or(Granted::Whole, |rights| match filter.starts_with(LINK_PREFIX) {
+                // Accepted for a remote when it subscribed: only a rule about it says no.
+                true if rights.says(Action::Subscribe, filter, qos) != Some(false) => Granted::Whole,
+                true => Granted::Refused,
+                false => rights.subscribe(filter, qos),
             });
             let guard = Guard::from(granted);
             if guard == Guard::Muted && subscription.options.guard() != Guard::Muted {

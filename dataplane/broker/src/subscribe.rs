@@ -254,7 +254,7 @@ impl Shard {
         if let Some(refused) = self.subscribe_refused(&parsed, link) {
             return Ok(refused);
         }
-        let guard = self.guard_of(id, &parsed, entry.qos);
+        let guard = self.guard_of(id, link, &parsed, entry.qos);
         if guard == Guard::Muted {
             self.counters.one(Counter::subscriptions_denied);
             return Ok(Reason::NotAuthorized);

@@ -72,12 +72,31 @@ pub struct Connect<'a> {
     pub will: Option<(&'a str, &'a [u8], u8, bool)>,
     /// Raw properties of the will (5.0).
     pub will_properties: &'a [u8],
+    /// User name.
+    pub username: Option<&'a str>,
+    /// Password.
+    pub password: Option<&'a [u8]>,
 }
 
 impl<'a> Connect<'a> {
     /// A clean connection without a keep-alive.
     pub fn new(version: u8, client_id: &'a str) -> Self {
-        Self { version, client_id, clean: true, keep_alive_s: 0, properties: &[], will: None, will_properties: &[] }
+        Self {
+            version,
+            client_id,
+            clean: true,
+            keep_alive_s: 0,
+            properties: &[],
+            will: None,
+            will_properties: &[],
+            username: None,
+            password: None,
+        }
+    }
+
+    /// The same with a user name and a password.
+    pub fn login(self, username: &'a str, password: &'a str) -> Self {
+        Self { username: Some(username), password: Some(password.as_bytes()), ..self }
     }
 
     /// The packet.
@@ -89,6 +108,7 @@ impl<'a> Connect<'a> {
         if let Some((_, _, qos, retain)) = self.will {
             flags |= 0x04 | qos << 3 | u8::from(retain) << 5;
         }
+        flags |= u8::from(self.username.is_some()) << 7 | u8::from(self.password.is_some()) << 6;
         body.push(flags);
         body.extend_from_slice(&self.keep_alive_s.to_be_bytes());
         if self.version == V5 {
@@ -103,6 +123,9 @@ impl<'a> Connect<'a> {
             }
             put_bytes(&mut body, topic.as_bytes());
             put_bytes(&mut body, payload);
+        }
+        for part in [self.username.map(str::as_bytes), self.password].into_iter().flatten() {
+            put_bytes(&mut body, part);
         }
         packet(kind::CONNECT << 4, &body)
     }

@@ -57,9 +57,9 @@ impl Rights {
         self.decides(Action::Subscribe, topic, qos, false).unwrap_or(self.no_match)
     }
 
-    /// Does a rule refuse this by name? What no rule speaks about is decided elsewhere.
-    pub fn refuses(&self, action: Action, topic: &str, qos: Qos) -> bool {
-        self.decides(action, topic, qos, false) == Some(false)
+    /// What a rule says about this by name; `None`: no rule does.
+    pub fn says(&self, action: Action, topic: &str, qos: Qos) -> Option<bool> {
+        self.decides(action, topic, qos, false)
     }
 
     /// May it subscribe to a filter, with this QoS?

@@ -1,0 +1,164 @@
+//! From a configuration and the files that it names to what is asked about clients ([`Chain`]) and what shards go by
+//! ([`Policy`]). Runs on an ordinary thread, at the start and at SIGHUP; a file that is wrong makes neither.
+
+use std::{fs, io::Read, path::Path};
+
+use ahash::RandomState;
+use broker::{
+    access::{self, Principal, RULES_MAX, Rule, Rules},
+    admission::{Policy, Verdict},
+};
+use contract::config::{Backend, Config, DenyAction, Mechanism, Permission, RuleFormat, Source};
+use hashbrown::HashMap;
+use mqtt::types::Reason;
+
+use super::{
+    password_file::{self, Answer, PasswordFile},
+    pool::Question,
+};
+
+/// Who is asked, in order.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    /// Number of the policy that goes with it.
+    pub(crate) number: u64,
+    asked: Vec<Asked>,
+    /// By listener: clients without a user name may come in.
+    anonymous: Vec<bool>,
+}
+
+/// Somebody who is asked.
+#[derive(Debug)]
+enum Asked {
+    File(PasswordFile),
+}
+
+/// What one of them says.
+enum Word {
+    Allow(Principal),
+    Deny(Reason),
+    Ignore,
+}
+
+impl Chain {
+    /// Nobody.
+    pub(crate) fn nobody() -> Chain {
+        Chain { number: 0, asked: Vec::new(), anonymous: Vec::new() }
+    }
+
+    /// Asks one after the other. Takes as long as the passwords are expensive.
+    pub(crate) fn judge(&self, question: &Question) -> Verdict {
+        for asked in &self.asked {
+            match asked.judge(question) {
+                Word::Allow(principal) => return Ok(principal),
+                Word::Deny(reason) => return Err(reason),
+                Word::Ignore => {}
+            }
+        }
+        let lets = self.anonymous.get(usize::from(question.listener)).is_some_and(|lets| *lets);
+        match (&question.username, lets) {
+            (Some(_), _) => Err(Reason::BadUserNameOrPassword),
+            (None, true) => Ok(Principal::unproven(None)),
+            (None, false) => Err(Reason::NotAuthorized),
+        }
+    }
+}
+
+impl Asked {
+    fn judge(&self, question: &Question) -> Word {
+        match self {
+            Asked::File(file) => {
+                let Some(user) = question.username.as_deref() else { return Word::Ignore };
+                match file.ask(user, question.password.as_deref().unwrap_or_default()) {
+                    Answer::Right(credential) => {
+                        let principal = Principal::unproven(Some(user));
+                        Word::Allow(Principal { proven: true, credential, ..principal })
+                    }
+                    Answer::Wrong => Word::Deny(Reason::BadUserNameOrPassword),
+                    Answer::Unknown => Word::Ignore,
+                }
+            }
+        }
+    }
+}
+
+/// Reads everything that `config` names. An error names key and file.
+pub(crate) fn read(config: &Config, number: u64, seed: u64) -> Result<(Policy, Chain), String> {
+    let hasher = RandomState::with_seeds(seed, 40, 41, 42);
+    let mut credentials: HashMap<Box<str>, u64, RandomState> = HashMap::with_hasher(hasher);
+    let mut asked = Vec::new();
+    for (index, authenticator) in config.authentication.iter().enumerate().filter(|(_, one)| one.enable) {
+        let (Mechanism::PasswordBased, Backend::File) = (authenticator.mechanism, authenticator.backend);
+        let file = read_file(&authenticator.path, password_file::FILE_BYTES_MAX)
+            .and_then(|text| PasswordFile::parse(&text))
+            .map_err(|why| format!("authentication[{index}].path: {}: {why}", authenticator.path))?;
+        for (user, proof) in file.proofs() {
+            // Who is in two files is denied by the first that it has no password for.
+            credentials.entry(user.into()).or_insert(proof);
+        }
+        asked.push(Asked::File(file));
+    }
+    let anonymous: Vec<bool> = config.listeners.iter().map(|listener| listener.allow_anonymous).collect();
+    let rules = rules_of(config, seed)?;
+    if asked.is_empty() && rules.as_ref().is_some_and(Rules::names_users) {
+        tracing::warn!("rules name users, but nobody is asked who a client is: a user name is believed as it is told");
+    }
+    let policy = Policy {
+        number,
+        asks: !asked.is_empty(),
+        anonymous: anonymous.clone(),
+        rules: rules.map(Into::into),
+        disconnects: config.authorization.deny_action == DenyAction::Disconnect,
+        credentials,
+    };
+    Ok((policy, Chain { number, asked, anonymous }))
+}
+
+/// The rules of all sources; `None`: everything is allowed.
+fn rules_of(config: &Config, seed: u64) -> Result<Option<Rules>, String> {
+    let authorization = &config.authorization;
+    let sources = || authorization.sources.iter().enumerate().filter(|(_, source)| source.enable);
+    if sources().next().is_none() && authorization.deny_subscribe.is_empty() {
+        return Ok(None);
+    }
+    let mut rules = Vec::new();
+    for (index, source) in sources() {
+        let read = read_rules(source).map_err(|why| {
+            let path = &source.path;
+            format!("authorization.sources[{index}].path: {path}: {why}")
+        })?;
+        rules.extend(read);
+    }
+    if rules.len() > RULES_MAX {
+        return Err(format!("authorization.sources: {} rules; at most {RULES_MAX} are possible", rules.len()));
+    }
+    rules.extend(authorization.deny_subscribe.iter().map(|filter| Rule::deny_subscribe(filter)));
+    let no_match = sources().next().is_none() || authorization.no_match == Permission::Allow;
+    Ok(Some(Rules::new(rules, no_match, seed)))
+}
+
+fn read_rules(source: &Source) -> Result<Vec<Rule>, String> {
+    let text = read_file(&source.path, access::FILE_BYTES_MAX as u64)?;
+    let emqx = match source.format {
+        RuleFormat::Auto => looks_like_emqx(&text),
+        RuleFormat::Mosquitto => false,
+        RuleFormat::Emqx => true,
+    };
+    let rules = if emqx { access::parse_emqx(&text) } else { access::parse_mosquitto(&text) };
+    rules.map_err(|error| error.to_string())
+}
+
+/// EMQX's comments begin with a percent sign, its rules with a brace.
+fn looks_like_emqx(text: &str) -> bool {
+    text.trim_start_matches('\u{feff}').trim_start().starts_with(['{', '%'])
+}
+
+fn read_file(path: &str, bytes_max: u64) -> Result<String, String> {
+    let mut text = String::new();
+    let read = fs::File::open(Path::new(path)).and_then(|file| file.take(bytes_max + 1).read_to_string(&mut text));
+    read.map_err(|error| error.to_string())?;
+    if text.len() as u64 > bytes_max {
+        return Err(format!("it has more than {bytes_max} bytes"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,101 @@
+//! The threads that are asked who a client is, and the bounded queue before them. Shards put questions in and go on; each
+//! verdict comes back as a note. Always true: a question that finds no room is refused at once; one whose time is over is not answered.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    thread,
+};
+
+use broker::{admission::Ask, surface::ConnId};
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use super::policy::Chain;
+use crate::{
+    port::{Note, Port},
+    shard::Clock,
+};
+
+/// Who is this?
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    shard: u16,
+    conn: ConnId,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<Vec<u8>>,
+    pub(crate) listener: u16,
+    #[expect(dead_code, reason = "for authenticators that look at more than names")]
+    pub(crate) peer: SocketAddr,
+    until_us: u64,
+}
+
+/// The way from a shard to the threads.
+#[derive(Clone)]
+pub(crate) struct Asker {
+    shard: u16,
+    questions: Sender<Question>,
+}
+
+impl Asker {
+    /// Puts a question. False: too many wait.
+    pub(crate) fn ask(&self, conn: ConnId, ask: &Ask<'_>) -> bool {
+        let question = Question {
+            shard: self.shard,
+            conn,
+            username: ask.username.map(str::to_owned),
+            password: ask.password.map(<[u8]>::to_vec),
+            listener: ask.listener,
+            peer: ask.peer,
+            until_us: ask.until_us,
+        };
+        self.questions.try_send(question).is_ok()
+    }
+}
+
+/// The threads, as the rest of the process sees them.
+#[derive(Clone)]
+pub(crate) struct Pool {
+    questions: Sender<Question>,
+    chain: Arc<RwLock<Arc<Chain>>>,
+}
+
+impl Pool {
+    /// Starts `threads`, before which `queue_max` questions may wait. They end with the last [`Asker`].
+    pub(crate) fn start(threads: u8, queue_max: u32, ports: &Arc<[Arc<Port>]>, clock: Clock) -> io::Result<Pool> {
+        let (questions, waiting) = bounded(queue_max as usize);
+        let chain = Arc::new(RwLock::new(Arc::new(Chain::nobody())));
+        for index in 0..threads {
+            let (waiting, chain, ports) = (waiting.clone(), chain.clone(), ports.clone());
+            let name = format!("auth-{index}");
+            thread::Builder::new().name(name).spawn(move || answer(&waiting, &chain, &ports, clock))?;
+        }
+        Ok(Pool { questions, chain })
+    }
+
+    /// The way here from a shard.
+    pub(crate) fn asker(&self, shard: u16) -> Asker {
+        Asker { shard, questions: self.questions.clone() }
+    }
+
+    /// Whom to ask from now on.
+    pub(crate) fn set(&self, chain: Chain) {
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
+    }
+}
+
+fn answer(waiting: &Receiver<Question>, chain: &RwLock<Arc<Chain>>, ports: &[Arc<Port>], clock: Clock) {
+    for question in waiting {
+        if clock.now().mono_us >= question.until_us {
+            // Its connection has been refused, or has gone.
+            continue;
+        }
+        let chain = chain.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let verdict = chain.judge(&question);
+        let note = Note::Authenticated { conn: question.conn, policy: chain.number, verdict };
+        if let Some(port) = ports.get(usize::from(question.shard)) {
+            // A note of this kind is always taken: there are at most as many as questions.
+            drop(port.post(note));
+        }
+    }
+}
