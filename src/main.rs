@@ -20,7 +20,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use contract::config::{self, Loaded};
+use contract::{
+    config::{self, Loaded},
+    ctl::Ask,
+};
 use control::{EXIT_CONFIG, logging};
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
 use signal_hook::{
@@ -91,6 +94,34 @@ enum Question {
         #[arg(long)]
         json: bool,
     },
+    /// Read the configuration again, and every file that it names.
+    Reload,
+    /// Administrators, who may change something over HTTP.
+    #[command(subcommand)]
+    Admin(Admin),
+    /// API keys, with which programs may change something over HTTP.
+    #[command(subcommand)]
+    Key(Key),
+}
+
+#[derive(Subcommand)]
+enum Admin {
+    /// Add one, or give one another password, which is read from the terminal or from standard input.
+    Add { name: String },
+    /// Remove one.
+    Remove { name: String },
+    /// Show their names.
+    List,
+}
+
+#[derive(Subcommand)]
+enum Key {
+    /// Make one, and show its secret this one time.
+    Add { name: String },
+    /// Remove one.
+    Remove { name: String },
+    /// Show their keys and names.
+    List,
 }
 
 #[derive(Subcommand)]
@@ -111,7 +142,7 @@ fn main() -> ExitCode {
         Command::Demo { once } => demo::run(!once),
         Command::Dataplane(supervised) => dataplane_process(file, &supervised),
         Command::Control(supervised) => control_process(file, &supervised),
-        Command::Ctl { question: Question::Status { json } } => ctl_status(file, json),
+        Command::Ctl { question } => ctl(file, question),
         Command::Config { question } => explain(file, &question),
         Command::Passwd(asked) => passwd::run(&asked),
         Command::Log { task, data_dir } => log::run(file, data_dir.as_deref(), &task),
@@ -174,7 +205,8 @@ fn control_process(file: Option<&Path>, supervised: &Supervised) -> ExitCode {
         Err(code) => return code,
     };
     let path = file.map(Path::to_path_buf);
-    control::run(loaded, Box::new(move || settings::load(path.as_deref())))
+    let supervisor = supervised.supervisor.and_then(Pid::from_raw);
+    control::run(loaded, Box::new(move || settings::load(path.as_deref())), supervisor)
 }
 
 /// One process of each kind per data directory.
@@ -203,12 +235,34 @@ fn child_begins(file: Option<&Path>, supervised: &Supervised) -> Result<Loaded, 
     Ok(loaded)
 }
 
-fn ctl_status(file: Option<&Path>, json: bool) -> ExitCode {
+fn ctl(file: Option<&Path>, question: Question) -> ExitCode {
     let config = match settings::load_or_explain(file) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    let status = match control::ctl::status(Path::new(&config.node.data_dir)) {
+    let data_dir = Path::new(&config.node.data_dir);
+    let done = match question {
+        Question::Status { json } => return ctl_status(data_dir, json),
+        Question::Admin(Admin::Add { name }) => passwd::read_password()
+            .and_then(|password| control::ctl::order(data_dir, &Ask::AdminAdd { name, password })),
+        Question::Reload => control::ctl::order(data_dir, &Ask::Reload),
+        Question::Admin(Admin::Remove { name }) => control::ctl::order(data_dir, &Ask::AdminRemove(name)),
+        Question::Admin(Admin::List) => control::ctl::order(data_dir, &Ask::Admins),
+        Question::Key(Key::Add { name }) => control::ctl::order(data_dir, &Ask::KeyAdd(name)),
+        Question::Key(Key::Remove { name }) => control::ctl::order(data_dir, &Ask::KeyRemove(name)),
+        Question::Key(Key::List) => control::ctl::order(data_dir, &Ask::Keys),
+    };
+    match done {
+        Ok(said) => print(&said.iter().map(|line| format!("{line}\n")).collect::<String>(), ExitCode::SUCCESS),
+        Err(why) => {
+            eprintln!("ringmq: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ctl_status(data_dir: &Path, json: bool) -> ExitCode {
+    let status = match control::ctl::status(data_dir) {
         Ok(status) => status,
         Err(why) => {
             eprintln!("ringmq: {why}");

@@ -78,7 +78,7 @@ fn change(asked: &Asked) -> Result<(), String> {
         .map_err(|cause| format!("cannot write {path}: {cause}"))
 }
 
-fn read_password() -> Result<String, String> {
+pub(crate) fn read_password() -> Result<String, String> {
     let twice = io::stdin().is_terminal();
     let password = if twice { hidden("Password: ") } else { line() }?;
     if password.is_empty() {

@@ -22,6 +22,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tracing::{debug, warn};
@@ -74,7 +75,7 @@ pub(crate) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
     let (mut frames, mut bytes, mut total) = (Frames::default(), [0; ASK_BYTES_MAX], 0);
     let ask = loop {
         let read = stream.read(&mut bytes).await?;
@@ -88,7 +89,11 @@ async fn answer(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
         }
     };
     let answer = match ask {
-        Ask::Status => Answer::Status(shared.status()),
+        Ask::Status => Answer::Status(Box::new(shared.status())),
+        ask => match carry_out(ask, shared).await {
+            Ok(said) => Answer::Done(said),
+            Err(why) => Answer::Refused(why),
+        },
     };
     let mut out = Vec::new();
     wire::encode(&answer, &mut out).map_err(io::Error::other)?;
@@ -96,8 +101,46 @@ async fn answer(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
     stream.shutdown().await
 }
 
+async fn carry_out(ask: Ask, shared: &Arc<Shared>) -> Result<Vec<String>, String> {
+    let doors = &shared.doors;
+    let nothing = |()| Vec::new();
+    match ask {
+        Ask::Status => Ok(Vec::new()),
+        Ask::Reload => shared.reload().await.map(|said| vec![said]),
+        Ask::Admins => Ok(doors.admins()),
+        Ask::AdminAdd { name, password } => {
+            let shared = shared.clone();
+            let added = spawn_blocking(move || shared.doors.add_admin(&name, &password)).await;
+            added.unwrap_or_else(|_| Err("control is about to stop".to_owned())).map(nothing)
+        }
+        Ask::AdminRemove(name) => doors.remove_admin(&name).map(nothing),
+        Ask::Keys => Ok(doors.keys().into_iter().map(|(name, key)| format!("{key} {name}")).collect()),
+        Ask::KeyAdd(name) => {
+            let minted = doors.add_key(&name)?;
+            Ok(vec![format!("key    {}", minted.key), format!("secret {}", minted.secret)])
+        }
+        Ask::KeyRemove(name) => doors.remove_key(&name).map(nothing),
+    }
+}
+
 /// Asks the control process of the node in `data_dir` how it goes.
 pub fn status(data_dir: &Path) -> Result<Status, String> {
+    match asked(data_dir, &Ask::Status)? {
+        Answer::Status(status) => Ok(*status),
+        _ => Err("the control process answers something else: is it of this version?".to_owned()),
+    }
+}
+
+/// Asks the control process of the node in `data_dir` to do something. Gives what it says about it, a line each.
+pub fn order(data_dir: &Path, order: &Ask) -> Result<Vec<String>, String> {
+    match asked(data_dir, order)? {
+        Answer::Done(said) => Ok(said),
+        Answer::Refused(why) => Err(why),
+        Answer::Status(_) => Err("the control process answers something else: is it of this version?".to_owned()),
+    }
+}
+
+fn asked(data_dir: &Path, question: &Ask) -> Result<Answer, String> {
     let path = data_dir.join(CONTROL_SOCKET);
     let failed = |cause: io::Error| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -108,7 +151,7 @@ pub fn status(data_dir: &Path) -> Result<Status, String> {
         }
         _ => format!("{}: {cause}", path.display()),
     };
-    ask(&path, &Ask::Status).map(|Answer::Status(status)| status).map_err(failed)
+    ask(&path, question).map_err(failed)
 }
 
 fn ask(path: &Path, ask: &Ask) -> io::Result<Answer> {

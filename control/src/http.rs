@@ -9,14 +9,16 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, Request, State, rejection::PathRejection},
+    extract::{DefaultBodyLimit, Path, RawQuery, Request, State, rejection::JsonRejection, rejection::PathRejection},
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get, post},
 };
 use contract::report::LogState;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,9 +26,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::{host::Host, metrics, state::Shared};
+use crate::{
+    gate::{self, Peer},
+    host::Host,
+    metrics,
+    state::Shared,
+};
 
 /// Connections at the same time; further ones wait in the kernel.
 const CONNECTIONS_MAX: usize = 256;
@@ -34,6 +41,8 @@ const CONNECTIONS_MAX: usize = 256;
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// A request's head must come within this time, also the next one on a connection that is kept.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 64 << 10;
 /// A connection lives no longer than this.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 /// What EMQX tells a load balancer to wait.
@@ -48,10 +57,10 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             return;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let router = router.clone();
                 tokio::spawn(async move {
-                    connection(stream, router).await;
+                    connection(stream, Peer(peer), router).await;
                     drop(place);
                 });
             }
@@ -64,11 +73,12 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router) {
+async fn connection(stream: TcpStream, peer: Peer, router: Router) {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut router = router.clone();
         async move {
-            let request = request.map(axum::body::Body::new);
+            let mut request = request.map(axum::body::Body::new);
+            request.extensions_mut().insert(peer);
             let response: Result<Response, Infallible> = router.call(request).await;
             response
         }
@@ -85,7 +95,7 @@ async fn connection(stream: TcpStream, router: Router) {
     }
 }
 
-fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/metrics", get(metrics_page))
@@ -94,8 +104,14 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v5/alarms", get(alarms))
         .route("/api/v5/nodes", get(nodes))
         .route("/api/v5/nodes/{node}", get(node))
+        .route("/api/v5/login", post(gate::login))
+        .route("/api/v5/api_key", get(keys).post(add_key))
+        .route("/api/v5/api_key/{name}", delete(remove_key))
+        .route("/api/v5/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(shared.clone(), gate::pass))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
 }
 
@@ -193,14 +209,56 @@ fn describe(shared: &Shared) -> Value {
     })
 }
 
+/// Names and keys, never the secrets, with EMQX's field names.
+async fn keys(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let keys = shared.doors.keys().into_iter();
+    Json(keys.map(|(name, key)| json!({ "name": name, "api_key": key, "enable": true })).collect())
+}
+
+#[derive(Deserialize)]
+struct NewKey {
+    name: String,
+}
+
+async fn add_key(State(shared): State<Arc<Shared>>, asked: Result<Json<NewKey>, JsonRejection>) -> Response {
+    let name = match asked {
+        Ok(Json(NewKey { name })) => name,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, "BAD_REQUEST", &why.body_text()),
+    };
+    match shared.doors.add_key(&name) {
+        Ok(minted) => {
+            info!(name, "an API key was made");
+            let key = json!({ "name": name, "api_key": minted.key, "api_secret": minted.secret, "enable": true });
+            Json(key).into_response()
+        }
+        Err(why) => refused(StatusCode::BAD_REQUEST, "BAD_REQUEST", &why),
+    }
+}
+
+async fn remove_key(State(shared): State<Arc<Shared>>, name: Result<Path<String>, PathRejection>) -> Response {
+    let removed = name.map_err(|why| why.body_text()).and_then(|Path(name)| shared.doors.remove_key(&name));
+    match removed {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => refused(StatusCode::NOT_FOUND, "NOT_FOUND", &why),
+    }
+}
+
+/// Reads the configuration again, and every file that it names: what SIGHUP does.
+async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.reload().await {
+        Ok(said) => Json(json!({ "message": said })).into_response(),
+        Err(why) => refused(StatusCode::BAD_REQUEST, "BAD_CONFIG", &why),
+    }
+}
+
 async fn not_found() -> Response {
     refused(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path")
 }
 
 async fn method_not_allowed() -> Response {
-    refused(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path can only be read")
+    refused(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path does not take that method")
 }
 
-fn refused(status: StatusCode, code: &str, message: &str) -> Response {
+pub(crate) fn refused(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({ "code": code, "message": message }))).into_response()
 }

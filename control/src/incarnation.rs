@@ -23,7 +23,7 @@ pub(crate) fn next(data_dir: &Path) -> u64 {
 /// Keeps a number that is in use. A full disk does not stop us: the wall clock alone is nearly always enough.
 pub(crate) fn keep(data_dir: &Path, number: u64) {
     let path = data_dir.join(FILE);
-    if let Err(cause) = super::replace_file(&path, &format!("{number}\n")) {
+    if let Err(cause) = super::replace_file(&path, &format!("{number}\n"), 0o644) {
         warn!("cannot write {}: {cause}", path.display());
     }
 }

@@ -3,6 +3,8 @@
 
 pub mod ctl;
 mod dataplane;
+mod doors;
+mod gate;
 mod host;
 mod http;
 mod incarnation;
@@ -16,6 +18,7 @@ use std::{
     fs,
     io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -26,14 +29,15 @@ use contract::{
     config::{Config, Loaded},
     view::{LimitsPage, Page, View, ViewNumber},
 };
+use rustix::process::{Pid, kill_process};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tracing::{error, info, warn};
 
-use crate::state::Shared;
+use crate::{doors::Doors, state::Shared};
 
 /// `sysexits.h`: the configuration is wrong. A supervisor does not try again.
 pub const EXIT_CONFIG: u8 = 78;
@@ -41,6 +45,11 @@ pub const EXIT_CONFIG: u8 = 78;
 pub const DATAPLANE_SOCKET: &str = "dataplane.sock";
 /// Where control listens for `ringmq ctl`, in the data directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
+/// Requests to read the configuration again that wait; more are refused.
+const RELOADS_MAX: usize = 4;
+const RELOADED: &str = "the configuration was read again; the data plane was told to do the same";
+const RELOADED_ALONE: &str =
+    "the configuration was read again; the data plane runs alone and needs a SIGHUP of its own";
 /// Open requests may finish after a stop was asked for.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -48,7 +57,8 @@ const STOP_PATIENCE: Duration = Duration::from_millis(500);
 pub type Reload = Box<dyn Fn() -> Result<Loaded, String>>;
 
 /// Serves until SIGTERM or SIGINT. Prints one JSON line to standard output when HTTP and `ctl` accept.
-pub fn run(loaded: Loaded, reload: Reload) -> ExitCode {
+/// `supervisor` starts and tells both processes, if there is one.
+pub fn run(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -57,7 +67,7 @@ pub fn run(loaded: Loaded, reload: Reload) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(serve(loaded, reload)) {
+    let code = match runtime.block_on(serve(loaded, reload, supervisor)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { message, code }) => {
             error!("{message}");
@@ -80,7 +90,7 @@ impl Failure {
     }
 }
 
-async fn serve(loaded: Loaded, reload: Reload) -> Result<(), Failure> {
+async fn serve(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> Result<(), Failure> {
     let config = &loaded.config;
     let data_dir = PathBuf::from(&config.node.data_dir);
     let mut signals = Signals::new().map_err(|cause| Failure::new(1, format!("no signals: {cause}")))?;
@@ -97,7 +107,11 @@ async fn serve(loaded: Loaded, reload: Reload) -> Result<(), Failure> {
         .map_err(|cause| Failure::new(1, format!("cannot listen on {}: {cause}", socket.display())))?;
     let number = ViewNumber { incarnation: incarnation::next(&data_dir), number: 1 };
     let (view, view_seen) = watch::channel(Arc::new(view_of(config, number)));
-    let shared = Shared::new(config, address, view_seen.clone());
+    let doors = Doors::open(&data_dir).map_err(|cause| {
+        Failure::new(EXIT_CONFIG, format!("cannot read {}: {cause}", data_dir.join(doors::DOORS_FILE).display()))
+    })?;
+    let (reloads, mut reloads_asked) = mpsc::channel(RELOADS_MAX);
+    let shared = Shared::new(config, address, view_seen.clone(), doors, reloads);
     let dataplane =
         dataplane::Dataplane { socket: data_dir.join(DATAPLANE_SOCKET), view: view_seen, shared: shared.clone() };
     tokio::spawn(http::serve(http, shared.clone()));
@@ -107,15 +121,32 @@ async fn serve(loaded: Loaded, reload: Reload) -> Result<(), Failure> {
     info!(http = %address, "control is up");
     let mut current = loaded;
     loop {
-        match signals.next().await {
-            Asked::Stop => break,
-            Asked::Reload => match reload() {
-                Ok(next) => {
-                    apply(&current, &next, &view);
-                    current = next;
-                }
-                Err(why) => error!("the configuration is not reloaded: {why}"),
+        let asker = tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => None,
             },
+            asker = reloads_asked.recv() => asker,
+        };
+        let read = reload();
+        if let Err(why) = &read {
+            error!("the configuration is not reloaded: {why}");
+        }
+        let (answer, tells) = match read {
+            Err(why) => (Err(why), false),
+            Ok(next) => {
+                apply(&current, &next, &view);
+                current = next;
+                (Ok(supervisor.is_some()), asker.is_some())
+            }
+        };
+        // The data plane reads files of its own; its supervisor tells it, and us a second time, which changes nothing.
+        if let Some(pid) = supervisor.filter(|_| tells) {
+            let _ = kill_process(pid, rustix::process::Signal::HUP);
+        }
+        if let Some(asker) = asker {
+            // Whoever asked may have gone.
+            let _ = asker.send(answer.map(|both| if both { RELOADED } else { RELOADED_ALONE }.to_owned()));
         }
     }
     // A successor may already have put its own socket there; then nothing of ours is left to remove.
@@ -192,9 +223,14 @@ impl Signals {
 }
 
 /// Writes a small file so that a reader sees the old one or the new one.
-fn replace_file(path: &Path, text: &str) -> io::Result<()> {
+fn replace_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
+    match fs::remove_file(&fresh) {
+        // It may be there since a crash, with another mode.
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+        _ => {}
+    }
+    let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)

@@ -51,6 +51,8 @@ pub(crate) fn render(shared: &Shared) -> String {
     page.sample("ringmq_info", &labels, 1);
     page.one("ringmq_control_uptime_seconds", "gauge", "Time since control started.", shared.uptime().as_secs_f64());
     page.one("ringmq_dataplane_up", "gauge", "The data plane answers control.", u8::from(seen.up));
+    let refused = "HTTP requests that were refused for want of a key.";
+    page.one("ringmq_http_unauthorized_total", "counter", refused, shared.http_refusals());
     page.one("emqx_cluster_nodes_running", "gauge", "Nodes that serve.", u8::from(seen.up));
     page.one("emqx_cluster_nodes_stopped", "gauge", "Nodes that do not serve.", u8::from(!seen.up));
     // An old Report would look like a node that stands still: better no samples than wrong ones.
@@ -270,7 +272,10 @@ mod tests {
 
     fn shared() -> Arc<Shared> {
         let (_, view) = tokio::sync::watch::channel(Arc::new(View::default()));
-        Shared::new(&Config::default(), "127.0.0.1:1".parse().unwrap(), view)
+        let dir = tempfile::tempdir().unwrap();
+        let doors = crate::doors::Doors::open(dir.path()).unwrap();
+        let (reloads, _) = tokio::sync::mpsc::channel(1);
+        Shared::new(&Config::default(), "127.0.0.1:1".parse().unwrap(), view, doors, reloads)
     }
 
     fn report() -> Report {

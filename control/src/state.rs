@@ -2,12 +2,17 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use contract::{config::Config, ctl::Status, report::Report, view::View};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::{doors::Doors, gate::COMPARISONS_MAX};
 
 /// A data plane that has not reported for so long does not answer.
 pub(crate) const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
@@ -20,7 +25,16 @@ pub(crate) struct Shared {
     started: Instant,
     view: watch::Receiver<Arc<View>>,
     last: Mutex<Last>,
+    /// Who may change something.
+    pub(crate) doors: Doors,
+    /// Places for comparisons of passwords.
+    pub(crate) comparisons: Semaphore,
+    refused_http: AtomicU64,
+    reloads: mpsc::Sender<Reloading>,
 }
+
+/// Somebody waits for the configuration to be read again: what came of it.
+pub(crate) type Reloading = oneshot::Sender<Result<String, String>>;
 
 #[derive(Default)]
 struct Last {
@@ -41,7 +55,13 @@ pub(crate) struct Seen {
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config, http: SocketAddr, view: watch::Receiver<Arc<View>>) -> Arc<Shared> {
+    pub(crate) fn new(
+        config: &Config,
+        http: SocketAddr,
+        view: watch::Receiver<Arc<View>>,
+        doors: Doors,
+        reloads: mpsc::Sender<Reloading>,
+    ) -> Arc<Shared> {
         Arc::new(Shared {
             node: config.node.name.clone(),
             cluster: config.cluster.name.clone(),
@@ -49,7 +69,29 @@ impl Shared {
             started: Instant::now(),
             view,
             last: Mutex::new(Last::default()),
+            doors,
+            comparisons: Semaphore::new(COMPARISONS_MAX),
+            refused_http: AtomicU64::new(0),
+            reloads,
         })
+    }
+
+    /// A request was refused for want of a key.
+    pub(crate) fn refused_http(&self) {
+        self.refused_http.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that were refused for want of a key.
+    pub(crate) fn http_refusals(&self) -> u64 {
+        self.refused_http.load(Ordering::Relaxed)
+    }
+
+    /// Reads the configuration again, and says what came of it.
+    pub(crate) async fn reload(&self) -> Result<String, String> {
+        let (said, heard) = oneshot::channel();
+        let busy = || "the configuration is being read again already".to_owned();
+        self.reloads.try_send(said).map_err(|_| busy())?;
+        heard.await.unwrap_or_else(|_| Err("control is about to stop".to_owned()))
     }
 
     /// The connection to the data plane came or went.

@@ -2,6 +2,11 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
+use axum::{
+    body::Body,
+    http::{Request, StatusCode, header},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use contract::{
     config::Config,
     ctl::Ask,
@@ -12,12 +17,20 @@ use contract::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task,
     time::timeout,
 };
+use tower_service::Service;
 
-use crate::{CONTROL_SOCKET, DATAPLANE_SOCKET, ctl, dataplane::Dataplane, http, state::Shared, view_of};
+use crate::{
+    CONTROL_SOCKET, DATAPLANE_SOCKET, ctl,
+    dataplane::Dataplane,
+    doors::Doors,
+    gate, http,
+    state::{Reloading, Shared},
+    view_of,
+};
 
 /// Whatever is waited for comes at once, or never.
 const SOON: Duration = Duration::from_secs(10);
@@ -27,6 +40,8 @@ struct World {
     dir: tempfile::TempDir,
     shared: Arc<Shared>,
     view: watch::Sender<Arc<View>>,
+    /// What the test answers in place of the loop that reads the configuration.
+    reloads_asked: mpsc::Receiver<Reloading>,
     /// Holds the receiver that keeps the View alive when no data plane task runs.
     _seen: watch::Receiver<Arc<View>>,
 }
@@ -36,8 +51,11 @@ impl World {
         let config = Config::default();
         let number = ViewNumber { incarnation: 10, number: 1 };
         let (view, seen) = watch::channel(Arc::new(view_of(&config, number)));
-        let shared = Shared::new(&config, "127.0.0.1:1".parse().unwrap(), seen.clone());
-        World { dir: tempfile::tempdir().unwrap(), shared, view, _seen: seen }
+        let dir = tempfile::tempdir().unwrap();
+        let doors = Doors::open(dir.path()).unwrap();
+        let (reloads, reloads_asked) = mpsc::channel(1);
+        let shared = Shared::new(&config, "127.0.0.1:1".parse().unwrap(), seen.clone(), doors, reloads);
+        World { dir, shared, view, reloads_asked, _seen: seen }
     }
 
     /// Control begins to dial the data plane, which listens first.
@@ -54,6 +72,22 @@ impl World {
         let address = listener.local_addr().unwrap();
         tokio::spawn(http::serve(listener, self.shared.clone()));
         address
+    }
+
+    /// `Authorization` of a new API key.
+    fn key(&self) -> String {
+        let minted = self.shared.doors.add_key("test").unwrap();
+        basic(&minted.key, &minted.secret)
+    }
+
+    /// What a request from somewhere is answered with.
+    async fn answer(&self, peer: &str, (method, path): (&str, &str), authorization: &str) -> StatusCode {
+        let mut request = Request::builder().method(method).uri(path);
+        if !authorization.is_empty() {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.extension(gate::Peer(peer.parse().unwrap())).body(Body::empty()).unwrap();
+        http::router(self.shared.clone()).call(request).await.unwrap().status()
     }
 
     fn change(&self, inflight_max: u16) {
@@ -270,6 +304,7 @@ async fn a_log_that_takes_nothing_is_an_alarm_and_the_node_still_serves() {
 #[tokio::test]
 async fn errors_of_http_have_a_code_and_a_message() {
     let world = World::new();
+    let key = world.key();
     let address = world.http().await;
     for (request, status, code) in [
         ("GET /nope", "404", "NOT_FOUND"),
@@ -278,7 +313,8 @@ async fn errors_of_http_have_a_code_and_a_message() {
         ("POST /status", "405", "METHOD_NOT_ALLOWED"),
         ("DELETE /api/v5/nodes", "405", "METHOD_NOT_ALLOWED"),
     ] {
-        let answer = get(address, &format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        let head = format!("{request} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nConnection: close\r\n\r\n");
+        let answer = get(address, &head).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
         assert!(
             answer.contains(&format!("\"code\":\"{code}\"")) && answer.contains("\"message\":"),
@@ -355,6 +391,120 @@ async fn ctl_says_when_nobody_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let why = ask(dir.path()).await.unwrap_err();
     assert!(why.contains("no control process runs in") && why.contains("is the node started?"), "{why}");
+}
+
+fn basic(name: &str, secret: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{name}:{secret}")))
+}
+
+const HERE: &str = "127.0.0.1:5000";
+const ELSEWHERE: &str = "192.0.2.1:5000";
+
+#[tokio::test]
+async fn reading_is_open_to_loopback_alone_and_status_to_all() {
+    let world = World::new();
+    let key = world.key();
+    for path in ["/metrics", "/api/v5/nodes", "/api/v5/alarms", "/api/v5/api_key"] {
+        assert_eq!(world.answer(HERE, ("GET", path), "").await, StatusCode::OK, "{path}");
+        assert_eq!(world.answer(ELSEWHERE, ("GET", path), "").await, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(world.answer(ELSEWHERE, ("GET", path), &key).await, StatusCode::OK, "{path}");
+    }
+    assert_eq!(world.answer(ELSEWHERE, ("GET", "/status"), "").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(world.answer("[::1]:1", ("GET", "/metrics"), "").await, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_changed_without_a_key_also_on_loopback() {
+    let world = World::new();
+    let minted = world.shared.doors.add_key("one").unwrap();
+    world.shared.doors.add_admin("ann", "correct horse").unwrap();
+    let change = ("DELETE", "/api/v5/api_key/one");
+    let wrong = [
+        String::new(),
+        "Basic".into(),
+        "Basic %%%".into(),
+        "Bearer x".into(),
+        "Digest x".into(),
+        basic(&minted.key, "wrong"),
+        basic("one", &minted.secret),
+        basic("ann", "wrong horse"),
+        basic("bob", "correct horse"),
+    ];
+    for authorization in &wrong {
+        assert_eq!(world.answer(HERE, change, authorization).await, StatusCode::UNAUTHORIZED, "{authorization}");
+    }
+    assert_eq!(world.shared.http_refusals(), wrong.len() as u64);
+    assert_eq!(world.shared.doors.keys().len(), 1);
+    assert_eq!(world.answer(HERE, change, &basic("ann", "correct horse")).await, StatusCode::NO_CONTENT);
+    assert!(world.shared.doors.keys().is_empty());
+}
+
+#[tokio::test]
+async fn an_administrator_logs_in_and_works_with_the_token() {
+    let world = World::new();
+    world.shared.doors.add_admin("ann", "correct horse").unwrap();
+    let address = world.http().await;
+    let post = |path: &str, authorization: &str, body: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {authorization}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let json =
+        |answer: &str| -> serde_json::Value { serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap() };
+    let login = |password: &str| post("/api/v5/login", "", &format!(r#"{{"username":"ann","password":"{password}"}}"#));
+    assert!(get(address, &login("wrong horse")).await.contains("BAD_USERNAME_OR_PWD"));
+    let answer = get(address, &login("correct horse")).await;
+    let token = format!("Bearer {}", json(&answer)["token"].as_str().unwrap());
+    let made = json(&get(address, &post("/api/v5/api_key", &token, r#"{"name":"grafana"}"#)).await);
+    let key = basic(made["api_key"].as_str().unwrap(), made["api_secret"].as_str().unwrap());
+    assert_eq!(world.answer(ELSEWHERE, ("GET", "/metrics"), &key).await, StatusCode::OK);
+    for body in ["", "{", r#"{"name":""}"#, r#"{"name":"grafana"}"#] {
+        let answer = get(address, &post("/api/v5/api_key", &token, body)).await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("\"code\":\"BAD_REQUEST\""), "{body}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_over_http_says_what_came_of_it() {
+    let mut world = World::new();
+    let (key, address) = (world.key(), world.http().await);
+    let request = format!(
+        "POST /api/v5/reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {key}\r\nContent-Length: 0\r\n\r\n"
+    );
+    for (said, status) in [(Ok("done".to_owned()), "200"), (Err("line 3: no such key".to_owned()), "400")] {
+        let asked = tokio::spawn({
+            let request = request.clone();
+            async move { get(address, &request).await }
+        });
+        let asker = timeout(SOON, world.reloads_asked.recv()).await.unwrap().unwrap();
+        asker.send(said.clone()).unwrap();
+        let answer = asked.await.unwrap();
+        let (Ok(text) | Err(text)) = said;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(&text), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn ctl_makes_and_removes_administrators_and_keys() {
+    let world = World::new();
+    let path = world.dir.path().join(CONTROL_SOCKET);
+    tokio::spawn(ctl::serve(ctl::listen(&path).unwrap(), world.shared.clone()));
+    let order = |ask: Ask| {
+        let data_dir = world.dir.path().to_owned();
+        async move { task::spawn_blocking(move || ctl::order(&data_dir, &ask)).await.unwrap() }
+    };
+    let ann = Ask::AdminAdd { name: "ann".into(), password: "correct horse".into() };
+    assert_eq!(order(ann).await, Ok(vec![]));
+    assert_eq!(order(Ask::Admins).await, Ok(vec!["ann".to_owned()]));
+    let said = order(Ask::KeyAdd("grafana".into())).await.unwrap();
+    let word = |line: &str| line.split_whitespace().nth(1).unwrap().to_owned();
+    assert!(world.shared.doors.knows_key(&word(&said[0]), &word(&said[1])), "{said:?}");
+    assert_eq!(order(Ask::Keys).await, Ok(vec![format!("{} grafana", word(&said[0]))]));
+    assert_eq!(order(Ask::KeyRemove("grafana".into())).await, Ok(vec![]));
+    assert_eq!(order(Ask::AdminRemove("ann".into())).await, Ok(vec![]));
+    assert!(order(Ask::AdminRemove("ann".into())).await.is_err_and(|why| why.contains("no administrator")));
 }
 
 async fn ask(data_dir: &Path) -> Result<contract::ctl::Status, String> {

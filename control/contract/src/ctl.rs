@@ -1,7 +1,7 @@
 //! What `ringmq ctl` asks the control process over `control.sock`, and what it is told.
 //! One question per connection; both are frames of [`crate::wire`].
 
-use alloc::string::String;
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,13 +12,36 @@ use crate::{report::Report, view::ViewNumber};
 pub enum Ask {
     /// How does the node go?
     Status,
+    /// Read the configuration again, and every file that it names.
+    Reload,
+    /// Who may change something over HTTP?
+    Admins,
+    /// Add an administrator of HTTP, or give one another password.
+    AdminAdd {
+        /// The name.
+        name: String,
+        /// The password.
+        password: String,
+    },
+    /// Remove an administrator of HTTP.
+    AdminRemove(String),
+    /// Which API keys are there?
+    Keys,
+    /// Make an API key.
+    KeyAdd(String),
+    /// Remove an API key, by its name.
+    KeyRemove(String),
 }
 
 /// An answer.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Ask::Status`].
-    Status(Status),
+    Status(Box<Status>),
+    /// It was done; what there is to say about it, a line each.
+    Done(Vec<String>),
+    /// It was not done.
+    Refused(String),
 }
 
 /// How a node goes, as its control process sees it.

@@ -42,7 +42,7 @@ section! {
 section! {
     /// HTTP: `/status`, `/metrics` and `/api/v5`.
     Dashboard at "dashboard.listeners.http" {
-        /// Where the control process serves HTTP. It tells whoever asks, without a password, so keep it where you trust.
+        /// Where the control process serves HTTP. Reading needs an API key unless it comes from loopback, changing anything always does (`ringmq ctl key add`); `/status` is open.
         http_bind: String = "bind", Kind::Address, Text("127.0.0.1:18083"), Restart, "\"127.0.0.1:0\"";
     }
 }
