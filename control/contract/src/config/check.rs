@@ -13,6 +13,7 @@ use super::{
     Config, Pin,
     knob::{quote, shorten},
     links::{Link, SERVER_PORT, SERVERS_MAX, TOPICS_MAX},
+    listeners::{ListenerKind, TLS_VERSIONS, Tls, Verify, WebSocket},
     load::Setting,
     node::{DATA_DIR_BYTES_MAX, SHARDS_MAX},
     source::{ConfigError, Origin},
@@ -90,6 +91,18 @@ impl Rules<'_> {
         }
         for listener in config.listeners.iter_mut().filter(|listener| listener.enable) {
             let place = format!("listeners.{}.{}", listener.kind.as_str(), listener.name);
+            if let Some(tls) = &listener.tls {
+                self.tls(&format!("{place}.ssl_options"), tls);
+            }
+            if let Some(websocket) = &listener.websocket {
+                self.websocket(&place, websocket);
+            }
+            if listener.kind == ListenerKind::Unix {
+                self.unix(&place, &listener.mode);
+                listener.allow_anonymous = !asks;
+                taken.push((listener.bind.clone(), place));
+                continue;
+            }
             let bind = format!("{place}.bind");
             let loopback = listener.bind.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback());
             if !loopback && !listener.allow_anonymous && !asks {
@@ -120,6 +133,45 @@ impl Rules<'_> {
             if let Err(error) = Filter::parse(filter, usize::from(u16::MAX)) {
                 self.wrong(key, &format!("has {}: {error}", shorten(&quote(filter))));
             }
+        }
+    }
+
+    fn tls(&mut self, place: &str, tls: &Tls) {
+        if tls.certfile.is_none() {
+            self.wrong(&format!("{place}.certfile"), "is required");
+        }
+        if tls.versions.is_empty() {
+            self.wrong(&format!("{place}.versions"), "must name at least one version");
+        }
+        for version in tls.versions.iter().filter(|version| !TLS_VERSIONS.contains(&version.as_str())) {
+            let text = format!("has {}; known are {}", shorten(&quote(version)), TLS_VERSIONS.map(quote).join(", "));
+            self.wrong(&format!("{place}.versions"), &text);
+        }
+        if tls.verify == Verify::Peer {
+            if tls.cacertfile.is_none() {
+                self.wrong(&format!("{place}.verify"), "is \"verify_peer\", which needs a cacertfile");
+            }
+            return;
+        }
+        // Who writes these believes that somebody is checked.
+        for (said, key) in [(tls.fail_if_no_peer_cert, "fail_if_no_peer_cert"), (tls.crlfile.is_some(), "crlfile")] {
+            if said {
+                self.wrong(&format!("{place}.{key}"), &format!("needs {place}.verify = \"verify_peer\""));
+            }
+        }
+    }
+
+    fn websocket(&mut self, place: &str, websocket: &WebSocket) {
+        let path = &websocket.mqtt_path;
+        if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#') {
+            let text = format!("is {}; a path begins with / and has no ? or #", shorten(&quote(path)));
+            self.wrong(&format!("{place}.websocket.mqtt_path"), &text);
+        }
+    }
+
+    fn unix(&mut self, place: &str, mode: &str) {
+        if u32::from_str_radix(mode, 8).is_err() || !mode.bytes().all(|digit| (b'0'..=b'7').contains(&digit)) {
+            self.wrong(&format!("{place}.mode"), &format!("must be octal digits, as in \"0660\"; got {}", quote(mode)));
         }
     }
 

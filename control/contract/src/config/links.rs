@@ -116,7 +116,7 @@ section! {
         username: Option<String> = "username", Kind::Text(65_535), Unset, Restart, "\"us-east\"";
         /// Beginning of its client id.
         client_id_prefix: Option<String> = "clientid_prefix", Kind::Text(65_535), Unset, Restart, "\"us-east\"";
-        /// Common name of its certificate. This version has no TLS listeners and refuses it.
+        /// Common name of its certificate, which a listener with `verify_peer` has verified.
         cert: Option<String> = "cert", Kind::Text(1024), Unset, Restart, "\"us-east.example.org\"";
     }
 }

@@ -1,18 +1,25 @@
-//! `listeners.<kind>.<name>.*`: where clients connect.
+//! `listeners.<kind>.<name>.*`: where clients connect. EMQX's words where a thing is the same.
 
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     knob::{Kind, Preset::*, within},
-    section::section,
+    section::{choice, section},
+    units::Clock,
 };
 
 /// Most listeners of a node.
 pub const LISTENERS_MAX: usize = 64;
-/// The listener that is there unless it is disabled.
+/// The listener of a kind that may be left without an address; the one of TCP is there unless it is disabled.
 pub const DEFAULT_NAME: &str = "default";
+/// Longest path of a socket that the kernel takes.
+pub const UNIX_PATH_BYTES_MAX: usize = 107;
+/// Longest name of a file.
+const FILE_NAME_BYTES_MAX: usize = 4096;
+/// Words of `ssl_options.versions`.
+pub(super) const TLS_VERSIONS: [&str; 2] = ["tlsv1.3", "tlsv1.2"];
 
 /// Where clients connect. Its index in [`super::Config::listeners`] is its number inside the data plane.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -21,56 +28,230 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// Its name, unique among listeners of its kind.
     pub name: String,
-    /// Address and port, as `SocketAddr` parses them; port 0 takes a free one.
+    /// Address and port, as `SocketAddr` parses them; port 0 takes a free one. Of a Unix listener the path.
     pub bind: String,
     /// A disabled listener is not opened.
     pub enable: bool,
     /// Connections of this listener on the whole node; more are closed at once.
     pub max_connections: u32,
-    /// Clients may connect without a user name.
+    /// Clients may connect without a user name. On loopback they may while `authentication` names nobody to ask.
     pub allow_anonymous: bool,
+    /// A PROXY header precedes what the client sends.
+    pub proxy_protocol: bool,
+    /// How long that header may take, in milliseconds.
+    pub proxy_protocol_timeout_ms: u32,
+    /// TLS, of the kinds `ssl` and `wss`.
+    pub tls: Option<Tls>,
+    /// WebSocket, of the kinds `ws` and `wss`.
+    pub websocket: Option<WebSocket>,
+    /// Permissions of the socket of a Unix listener, in octal digits.
+    pub mode: String,
 }
 
-/// What is spoken at a listener.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum ListenerKind {
-    /// MQTT on TCP.
-    Tcp,
-}
-
-impl ListenerKind {
-    /// As the configuration writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ListenerKind::Tcp => "tcp",
-        }
+choice! {
+    /// What is spoken at a listener.
+    ListenerKind {
+        /// MQTT on TCP.
+        Tcp = "tcp",
+        /// MQTT on TLS.
+        Ssl = "ssl",
+        /// MQTT on WebSocket.
+        Ws = "ws",
+        /// MQTT on WebSocket on TLS.
+        Wss = "wss",
+        /// MQTT on a Unix socket.
+        Unix = "unix",
     }
 }
 
+choice! {
+    /// Whether clients are asked for a certificate.
+    Verify {
+        /// They are not asked.
+        None = "verify_none",
+        /// They are asked, and what they show must be valid.
+        Peer = "verify_peer",
+    }
+}
+
+/// `ssl_options` of a listener.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tls {
+    /// PEM file with the certificate chain, the server's own first. `None`: nobody said one, which no listener has.
+    pub certfile: Option<String>,
+    /// PEM file with its private key; none: it is in `certfile`.
+    pub keyfile: Option<String>,
+    /// Further PEM files, each a chain with its private key, for clients that ask for a name in it.
+    pub sni_certfiles: Vec<String>,
+    /// PEM file with the authorities that client certificates may come from.
+    pub cacertfile: Option<String>,
+    /// PEM file with the revocation lists of these authorities.
+    pub crlfile: Option<String>,
+    /// Whether clients are asked for a certificate.
+    pub verify: Verify,
+    /// Who is asked for one must have one.
+    pub fail_if_no_peer_cert: bool,
+    /// The versions that are spoken.
+    pub versions: Vec<String>,
+    /// How long the handshake may take, in milliseconds.
+    pub handshake_timeout_ms: u32,
+}
+
+/// `websocket` of a listener.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WebSocket {
+    /// The path of the handshake's request.
+    pub mqtt_path: String,
+    /// Most bytes of one frame of a client.
+    pub max_frame_size: u32,
+}
+
+/// What all listeners on addresses have.
+macro_rules! network {
+    ($doc:literal, $section:ident at $prefix:literal, $kind:ident, $bind:literal, $example:literal) => {
+        section! {
+            #[doc = $doc]
+            $section at $prefix {
+                /// Address and port. A port alone means loopback, port 0 takes a free one. Only the listener `default` has a default.
+                bind: String = "bind", Kind::Address, Text($bind), Restart, $example;
+                /// A disabled listener is not opened.
+                enable: bool = "enable", Kind::Switch, Switch(true), Restart, "false";
+                /// Connections of this listener on the whole node; more are closed at once.
+                max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "1000";
+                /// Clients may connect without a user name. On loopback they may while `authentication` names nobody to ask.
+                allow_anonymous: bool = "allow_anonymous", Kind::Switch, Switch(false), Restart, "true";
+                /// A load balancer sends a PROXY header (version 1 or 2) first, and the client is who it names. Whoever sends none is closed.
+                proxy_protocol: bool = "proxy_protocol", Kind::Switch, Switch(false), Restart, "true";
+                /// How long the PROXY header may take.
+                proxy_protocol_timeout_ms: u32 = "proxy_protocol_timeout", Kind::Duration(Clock::Ms, within(100, 60_000)), Number(3000), Restart, "\"5s\"";
+            }
+        }
+
+        impl $section {
+            /// The listener that these values describe.
+            pub(super) fn named(self, name: &str, tls: Option<Tls>, websocket: Option<WebSocket>) -> Listener {
+                Listener {
+                    kind: ListenerKind::$kind,
+                    name: name.into(),
+                    bind: self.bind,
+                    enable: self.enable,
+                    max_connections: self.max_connections,
+                    allow_anonymous: self.allow_anonymous,
+                    proxy_protocol: self.proxy_protocol,
+                    proxy_protocol_timeout_ms: self.proxy_protocol_timeout_ms,
+                    tls,
+                    websocket,
+                    mode: String::new(),
+                }
+            }
+        }
+    };
+}
+
+/// What all listeners with TLS have.
+macro_rules! ssl_options {
+    ($doc:literal, $section:ident at $prefix:literal) => {
+        section! {
+            #[doc = $doc]
+            $section at $prefix {
+                /// PEM file with the server's certificate and those that lead to its authority. Required. Files are read again at SIGHUP, for new connections.
+                certfile: Option<String> = "certfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/cert.pem\"";
+                /// PEM file with the private key (PKCS#8, PKCS#1 or SEC1, not encrypted); unset: the key is in `certfile`.
+                keyfile: Option<String> = "keyfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/key.pem\"";
+                /// Further PEM files, each with a certificate chain and its key: a client that asks for a name (SNI) in one of them gets that one, others get `certfile`.
+                sni_certfiles: Vec<String> = "sni_certfiles", Kind::List, List(&[]), Restart, "[\"/etc/ringmq/other.pem\"]";
+                /// PEM file with the authorities whose client certificates are valid.
+                cacertfile: Option<String> = "cacertfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/clients-ca.pem\"";
+                /// PEM file with revocation lists. Who shows a certificate of an authority without a current list is refused.
+                crlfile: Option<String> = "crlfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/clients.crl\"";
+                /// Whether clients are asked for a certificate.
+                verify: Verify = "verify", Kind::Choice(Verify::WORDS), Number(0), Restart, "\"verify_peer\"";
+                /// With `verify_peer`: who has no certificate is refused.
+                fail_if_no_peer_cert: bool = "fail_if_no_peer_cert", Kind::Switch, Switch(false), Restart, "true";
+                /// Versions that are spoken: "tlsv1.3", "tlsv1.2", or both.
+                versions: Vec<String> = "versions", Kind::List, List(&TLS_VERSIONS), Restart, "[\"tlsv1.3\"]";
+                /// How long the handshake may take. It is part of mqtt.idle_timeout.
+                handshake_timeout_ms: u32 = "handshake_timeout", Kind::Duration(Clock::Ms, within(100, 600_000)), Number(15_000), Restart, "\"5s\"";
+            }
+        }
+
+        impl From<$section> for Tls {
+            fn from(knobs: $section) -> Tls {
+                Tls {
+                    certfile: knobs.certfile,
+                    keyfile: knobs.keyfile,
+                    sni_certfiles: knobs.sni_certfiles,
+                    cacertfile: knobs.cacertfile,
+                    crlfile: knobs.crlfile,
+                    verify: knobs.verify,
+                    fail_if_no_peer_cert: knobs.fail_if_no_peer_cert,
+                    versions: knobs.versions,
+                    handshake_timeout_ms: knobs.handshake_timeout_ms,
+                }
+            }
+        }
+    };
+}
+
+/// What all listeners with WebSocket have.
+macro_rules! websocket {
+    ($doc:literal, $section:ident at $prefix:literal) => {
+        section! {
+            #[doc = $doc]
+            $section at $prefix {
+                /// The path that clients ask for.
+                mqtt_path: String = "mqtt_path", Kind::Text(1024), Text("/mqtt"), Restart, "\"/\"";
+                /// Most bytes of one frame of a client; who sends a longer one is closed with 1009.
+                max_frame_size: u32 = "max_frame_size", Kind::Size(within(1024, 1 << 30)), Number(16 << 20), Restart, "\"1MB\"";
+            }
+        }
+
+        impl From<$section> for WebSocket {
+            fn from(knobs: $section) -> WebSocket {
+                WebSocket { mqtt_path: knobs.mqtt_path, max_frame_size: knobs.max_frame_size }
+            }
+        }
+    };
+}
+
+network!(" MQTT on TCP.", Tcp at "listeners.tcp.<name>", Tcp, "127.0.0.1:1883", "\"0.0.0.0:1883\"");
+network!(" MQTT on TLS.", Ssl at "listeners.ssl.<name>", Ssl, "127.0.0.1:8883", "\"0.0.0.0:8883\"");
+ssl_options!(" TLS of such a listener.", SslOptions at "listeners.ssl.<name>.ssl_options");
+network!(" MQTT on WebSocket.", Ws at "listeners.ws.<name>", Ws, "127.0.0.1:8083", "\"0.0.0.0:8083\"");
+websocket!(" WebSocket of such a listener.", WsOptions at "listeners.ws.<name>.websocket");
+network!(" MQTT on WebSocket on TLS.", Wss at "listeners.wss.<name>", Wss, "127.0.0.1:8084", "\"0.0.0.0:8084\"");
+ssl_options!(" TLS of such a listener.", WssOptions at "listeners.wss.<name>.ssl_options");
+websocket!(" WebSocket of such a listener.", WssWebSocket at "listeners.wss.<name>.websocket");
+
 section! {
-    /// MQTT on TCP.
-    Tcp at "listeners.tcp.<name>" {
-        /// Address and port. A port alone means loopback, port 0 takes a free one. Only the listener `default` has a default.
-        bind: String = "bind", Kind::Address, Text("127.0.0.1:1883"), Restart, "\"0.0.0.0:1883\"";
+    /// MQTT on a Unix socket. Whoever may open it needs no user name.
+    Unix at "listeners.unix.<name>" {
+        /// Path of the socket. Required. One that is left of a process that has ended is replaced.
+        path: Option<String> = "path", Kind::Text(UNIX_PATH_BYTES_MAX), Unset, Restart, "\"/run/ringmq/mqtt.sock\"";
+        /// Permissions of the socket, in octal.
+        mode: String = "mode", Kind::Text(4), Text("0660"), Restart, "\"0600\"";
         /// A disabled listener is not opened.
         enable: bool = "enable", Kind::Switch, Switch(true), Restart, "false";
         /// Connections of this listener on the whole node; more are closed at once.
         max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "1000";
-        /// Clients may connect without a user name. On loopback they may while `authentication` names nobody to ask.
-        allow_anonymous: bool = "allow_anonymous", Kind::Switch, Switch(false), Restart, "true";
     }
 }
 
-impl Tcp {
+impl Unix {
     /// The listener that these values describe.
     pub(super) fn named(self, name: &str) -> Listener {
         Listener {
-            kind: ListenerKind::Tcp,
+            kind: ListenerKind::Unix,
             name: name.into(),
-            bind: self.bind,
+            bind: self.path.unwrap_or_default(),
             enable: self.enable,
             max_connections: self.max_connections,
-            allow_anonymous: self.allow_anonymous,
+            allow_anonymous: true,
+            proxy_protocol: false,
+            proxy_protocol_timeout_ms: 0,
+            tls: None,
+            websocket: None,
+            mode: self.mode,
         }
     }
 }

@@ -18,12 +18,15 @@ use super::{
     check,
     knob::{Apply, Knob, Value},
     links::{AcceptKnobs, Cluster, LINKS_MAX, Link, LinkKnobs, Own, SslKnobs},
-    listeners::{DEFAULT_NAME, LISTENERS_MAX, Listener, Tcp},
+    listeners::{
+        DEFAULT_NAME, LISTENERS_MAX, Listener, ListenerKind, Ssl, SslOptions, Tcp, Tls, Unix, WebSocket, Ws, WsOptions,
+        Wss, WssOptions, WssWebSocket,
+    },
     section::Section,
     source::{self, ConfigError, Origin, Parsed, Place, Said, Sayings, Sources},
 };
 
-const LISTENERS_TCP: &str = "listeners.tcp.";
+const LISTENERS: &str = "listeners.";
 
 /// A configuration that holds, and where each value came from.
 #[derive(Clone, Debug)]
@@ -143,29 +146,50 @@ impl<'a> Assembly<'a> {
         value
     }
 
+    /// All listeners, by kind and name.
     fn listeners(&mut self) -> Vec<Listener> {
-        let mut names: BTreeSet<String> = [DEFAULT_NAME.to_string()].into();
+        let mut named: BTreeSet<(ListenerKind, String)> = [(ListenerKind::Tcp, DEFAULT_NAME.to_string())].into();
         for (key, said) in &self.sayings {
-            let rest = key.strip_prefix(LISTENERS_TCP).filter(|_| said.knob.is_some());
-            names.extend(rest.and_then(|rest| rest.split('.').next()).map(String::from));
+            let rest = key.strip_prefix(LISTENERS).filter(|_| said.knob.is_some());
+            let mut parts = rest.into_iter().flat_map(|rest| rest.split('.'));
+            if let (Some(kind), Some(name)) = (parts.next().and_then(ListenerKind::parse), parts.next()) {
+                named.insert((kind, name.to_string()));
+            }
         }
-        if names.len() > LISTENERS_MAX {
-            let message = format!("{} listeners; a node has at most {LISTENERS_MAX}", names.len());
+        if named.len() > LISTENERS_MAX {
+            let message = format!("{} listeners; a node has at most {LISTENERS_MAX}", named.len());
             self.errors.push(ConfigError { origin: Origin::Default, message });
             return Vec::new();
         }
-        names.iter().map(|name| self.listener(name)).collect()
+        named.iter().map(|(kind, name)| self.listener(*kind, name)).collect()
     }
 
-    fn listener(&mut self, name: &str) -> Listener {
-        let bind = format!("{LISTENERS_TCP}{name}.bind");
-        let first = self.sayings.range(format!("{LISTENERS_TCP}{name}.")..).next();
-        if name != DEFAULT_NAME && !self.sayings.contains_key(&bind) {
+    fn listener(&mut self, kind: ListenerKind, name: &str) -> Listener {
+        let prefix = format!("{LISTENERS}{}.{name}.", kind.as_str());
+        let place = format!("{prefix}{}", if kind == ListenerKind::Unix { "path" } else { "bind" });
+        let first = self.sayings.range(prefix..).next();
+        let needs_place = name != DEFAULT_NAME || kind == ListenerKind::Unix;
+        if needs_place && !self.sayings.contains_key(&place) {
             let origin = first.map_or(Origin::Default, |(_, said)| said.origin.clone());
-            self.errors.push(ConfigError { origin, message: format!("{bind} is required") });
+            self.errors.push(ConfigError { origin, message: format!("{place} is required") });
         }
-        let tcp: Tcp = self.section(name);
-        tcp.named(name)
+        match kind {
+            ListenerKind::Tcp => self.section::<Tcp>(name).named(name, None, None),
+            ListenerKind::Ssl => {
+                let listener: Ssl = self.section(name);
+                listener.named(name, Some(Tls::from(self.section::<SslOptions>(name))), None)
+            }
+            ListenerKind::Ws => {
+                let listener: Ws = self.section(name);
+                listener.named(name, None, Some(WebSocket::from(self.section::<WsOptions>(name))))
+            }
+            ListenerKind::Wss => {
+                let listener: Wss = self.section(name);
+                let tls = Tls::from(self.section::<WssOptions>(name));
+                listener.named(name, Some(tls), Some(WebSocket::from(self.section::<WssWebSocket>(name))))
+            }
+            ListenerKind::Unix => self.section::<Unix>(name).named(name),
+        }
     }
 
     fn cluster(&mut self) -> Cluster {
@@ -253,9 +277,6 @@ impl<'a> Assembly<'a> {
             if accepts { Some(self.member_section::<AcceptKnobs>(List::Links, &shown, &mut sayings)) } else { None };
         if ssl.enable {
             self.wrong_setting(&shown, "ssl.enable", "must be false: this version has no TLS links");
-        }
-        if accept.as_ref().is_some_and(|accept| accept.cert.is_some()) {
-            self.wrong_setting(&shown, "accept.cert", "cannot be used: this version has no TLS listeners");
         }
         knobs.link(accept)
     }

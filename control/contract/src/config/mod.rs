@@ -34,7 +34,7 @@ pub use self::{
     knob::{Apply, Bounds, Kind, Knob, Preset, Value},
     limits::{Limits, Retainer},
     links::{Accept, Cluster, LINKS_MAX, Link},
-    listeners::{Listener, ListenerKind},
+    listeners::{Listener, ListenerKind, Tls, Verify, WebSocket},
     load::{Loaded, Setting, load},
     mqtt::Mqtt,
     node::{Dashboard, Dataplane, Format, Level, Log, Node, Pin, SHARDS_MAX},
@@ -78,7 +78,7 @@ pub struct Config {
 impl Default for Config {
     /// Every knob at its default, with the default listener and without links.
     fn default() -> Config {
-        let mut listener = listeners::Tcp::default().named(listeners::DEFAULT_NAME);
+        let mut listener = listeners::Tcp::default().named(listeners::DEFAULT_NAME, None, None);
         // Its address is loopback.
         listener.allow_anonymous = true;
         Config {

@@ -202,6 +202,11 @@ macro_rules! choice {
             pub fn as_str(self) -> &'static str {
                 match self { $($choice::$variant => $word,)+ }
             }
+
+            /// What [`Self::as_str`] writes; `None` for any other word.
+            pub fn parse(word: &str) -> Option<$choice> {
+                $choice::ALL.iter().copied().find(|choice| choice.as_str() == word)
+            }
         }
 
         impl $crate::config::section::Field for $choice {

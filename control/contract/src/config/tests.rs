@@ -54,6 +54,31 @@ fn without_a_word_everything_is_default_and_on_loopback() {
     assert_eq!(config.log, Log { level: Level::Info, format: Format::Text });
 }
 
+/// A listener's example with what else its listener must have.
+fn with_its_needs(key: &str, mut text: String) -> String {
+    let (place, knob) = key.rsplit_once('.').unwrap();
+    let listener = place.split('.').take(3).collect::<Vec<_>>().join(".").replace("<name>", "default");
+    let mut also = |line: &str| text.push_str(&format!("\n{listener}.{line}"));
+    if knob == "bind" {
+        also("allow_anonymous = true");
+    }
+    if key.starts_with("listeners.unix") && knob != "path" {
+        also("path = \"/s\"");
+    }
+    if key.starts_with("listeners.ssl") || key.starts_with("listeners.wss") {
+        if knob != "certfile" {
+            also("ssl_options.certfile = \"c\"");
+        }
+        if ["verify", "fail_if_no_peer_cert", "crlfile"].contains(&knob) {
+            also("ssl_options.cacertfile = \"c\"");
+        }
+        if ["fail_if_no_peer_cert", "crlfile"].contains(&knob) {
+            also("ssl_options.verify = \"verify_peer\"");
+        }
+    }
+    text
+}
+
 #[test]
 fn every_example_is_accepted_and_is_not_the_default() {
     for knob in knobs() {
@@ -71,8 +96,6 @@ fn every_example_is_accepted_and_is_not_the_default() {
             continue;
         }
         let (text, shown) = match knob.key.strip_prefix("cluster.links[].") {
-            // Refused on purpose, and its doc says so.
-            Some("accept.cert") => continue,
             Some("name") => (one_link("").replace("\"b\"", knob.example), "cluster.links[0].name".to_owned()),
             Some("server") => (one_link("").replace("\"h\"", knob.example), "cluster.links[0].server".to_owned()),
             Some("topics") => {
@@ -85,8 +108,8 @@ fn every_example_is_accepted_and_is_not_the_default() {
             }
         };
         let text = match knob.key {
-            // Two that are not allowed alone.
-            "listeners.tcp.<name>.bind" => format!("{text}\nlisteners.tcp.default.allow_anonymous = true"),
+            // Some that are not allowed alone.
+            key if key.starts_with("listeners.") => with_its_needs(key, text),
             "dataplane.pin" => format!("{text}\ndataplane.shards = 4"),
             _ => text,
         };
@@ -178,7 +201,7 @@ fn unknown_keys_name_the_nearest_known_one() {
             "listeners.tcp.other.binf = 1",
             "unknown key listeners.tcp.other.binf; the nearest known one is listeners.tcp.other.bind",
         ),
-        ("listeners.ssl.default.bind = 8883", "unknown key listeners.ssl; the nearest known one is listeners.tcp"),
+        ("listeners.wsss.default.bind = 8883", "unknown key listeners.wsss; the nearest known one is listeners.ws"),
         (
             "nonsense = 1",
             "unknown key nonsense; the sections are admission, authentication, authorization, cluster, dashboard, dataplane, durability, limits, listeners, log, mqtt, node, retainer",
@@ -311,6 +334,58 @@ fn other_listeners_need_an_address_and_a_name() {
 }
 
 #[test]
+fn listeners_of_every_kind_come_in_the_order_of_kinds_and_names() {
+    let all = config(
+        "[listeners.wss.default]\nssl_options.certfile = \"c\"\nwebsocket.mqtt_path = \"/ws\"\n\
+         [listeners.unix.local]\npath = \"/run/r.sock\"\nmode = \"600\"\n\
+         [listeners.ws.default]\nproxy_protocol = true\n\
+         [listeners.ssl.b]\nbind = 1\nssl_options.certfile = \"c\"\n[listeners.ssl.a]\nbind = 2\n\
+         ssl_options = {certfile = \"c\", cacertfile = \"ca\", verify = \"verify_peer\", versions = \"tlsv1.2\"}\n",
+    );
+    let seen: Vec<String> =
+        all.listeners.iter().map(|listener| format!("{} {}", listener.kind.as_str(), listener.bind)).collect();
+    let expected = [
+        "tcp 127.0.0.1:1883",
+        "ssl 127.0.0.1:2",
+        "ssl 127.0.0.1:1",
+        "ws 127.0.0.1:8083",
+        "wss 127.0.0.1:8084",
+        "unix /run/r.sock",
+    ];
+    assert_eq!(seen, expected);
+    let tls = all.listeners[1].tls.as_ref().unwrap();
+    assert_eq!((tls.verify, tls.versions.as_slice()), (Verify::Peer, ["tlsv1.2".to_owned()].as_slice()));
+    assert_eq!(all.listeners[4].websocket.as_ref().unwrap().mqtt_path, "/ws");
+    assert!(all.listeners[3].proxy_protocol && !all.listeners[0].proxy_protocol);
+}
+
+#[test]
+fn a_listener_that_would_check_less_than_it_says_is_refused() {
+    let tls = |text: &str| refused(&format!("[listeners.ssl.default.ssl_options]\n{text}"), &[]);
+    for (text, error) in [
+        ("verify = \"verify_none\"", "ssl_options.certfile is required"),
+        (
+            "certfile = \"c\"\nverify = \"verify_peer\"",
+            "ssl_options.verify is \"verify_peer\", which needs a cacertfile",
+        ),
+        (
+            "certfile = \"c\"\ncrlfile = \"l\"",
+            "crlfile needs listeners.ssl.default.ssl_options.verify = \"verify_peer\"",
+        ),
+        ("certfile = \"c\"\nfail_if_no_peer_cert = true", "fail_if_no_peer_cert needs listeners.ssl.default"),
+        ("certfile = \"c\"\nversions = [\"tlsv1.1\"]", "has \"tlsv1.1\"; known are \"tlsv1.3\", \"tlsv1.2\""),
+        ("certfile = \"c\"\nversions = []", "must name at least one version"),
+    ] {
+        let said = tls(text);
+        assert!(said.contains(error), "{text}: {said}");
+    }
+    let said = refused("listeners.unix.a.mode = \"0888\"", &[]);
+    assert!(said.contains("listeners.unix.a.path is required") && said.contains("must be octal digits"), "{said}");
+    let said = refused("listeners.ws.default.websocket.mqtt_path = \"mqtt\"", &[]);
+    assert!(said.contains("a path begins with /"), "{said}");
+}
+
+#[test]
 fn anonymous_beyond_loopback_must_be_said() {
     let open = "listeners.tcp.default.bind = \"0.0.0.0:1883\"";
     let said = refused(open, &[]);
@@ -381,7 +456,6 @@ fn a_wrong_link_is_refused_with_its_place() {
             one_link("ssl.enable = true"),
             "ringmq.toml:5: cluster.links[0].ssl.enable must be false: this version has no TLS links",
         ),
-        (one_link("accept.cert = \"cn\""), "cluster.links[0].accept.cert cannot be used"),
         (one_link("accept = {}"), "cluster.links[0].accept must name a username, a clientid_prefix or a cert"),
         (one_link("password = \"\""), "cluster.links[0].password must have at least 1 bytes; got 0"),
     ] {
@@ -441,14 +515,15 @@ fn a_default_directory_that_is_too_long_is_refused() {
 fn the_reference_names_every_knob_and_its_defaults_are_the_defaults() {
     let text = reference();
     // Every line that is a setting is uncommented; what has no default stays out.
-    let (mut file, mut inside_list) = (String::new(), false);
+    let (mut file, mut optional) = (String::new(), false);
     for line in text.lines() {
         let inside = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or_default();
         if inside.starts_with('[') {
-            // Members of lists are there only when somebody says so.
-            inside_list = inside.starts_with("[[") || inside.starts_with("[cluster.links");
+            // Members of lists and further listeners are there only when somebody names them.
+            let further = inside.starts_with("[listeners.") && !inside.starts_with("[listeners.tcp.");
+            optional = inside.starts_with("[[") || inside.starts_with("[cluster.links") || further;
         }
-        if !inside_list && !inside.ends_with(" =") && !inside.starts_with("data_dir") {
+        if !optional && !inside.ends_with(" =") && !inside.starts_with("data_dir") {
             file.push_str(inside);
             file.push('\n');
         }
