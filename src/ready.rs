@@ -53,7 +53,7 @@ impl Ready<'_> {
             listening.push_str(&format!(" {kind}:{name}={address}"));
         }
         out.push_str(&format!("  HTTP on http://{http}/status\n"));
-        if let Some((_, _, address)) = self.listeners().next()
+        if let Some((_, _, address)) = self.listeners().find(|(kind, ..)| *kind == "tcp")
             && let Some((host, port)) = address.rsplit_once(':')
         {
             let host = match host.trim_matches(['[', ']']) {

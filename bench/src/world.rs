@@ -165,7 +165,10 @@ impl World {
         shell.next += 1;
         let client = Client { shard: usize::from(shard), conn };
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        self.input(client.shard, Input::Accepted { conn, listener: 0, peer });
+        self.input(
+            client.shard,
+            Input::Accepted { conn, listener: 0, peer, certificate: None, since_us: self.now.mono_us },
+        );
         let mut bytes = Vec::new();
         let connect = Connect {
             version,

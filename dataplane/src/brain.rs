@@ -1,6 +1,7 @@
 //! The broker as the shell's [`Brain`], and what it writes on the board for control.
 
 use broker::{
+    counters::Counter,
     journal::{Dealt, JournalBatch, Standing},
     surface::{ConnId, Input, Mailboxes, Output, Turned},
 };
@@ -55,6 +56,10 @@ impl Brain for Broker {
 
     fn journal_spent(&mut self, bytes: Vec<u8>) {
         self.shard.journal_spent(bytes);
+    }
+
+    fn count(&mut self, counter: Counter) {
+        self.shard.count(counter);
     }
 
     fn report(&mut self, board: &Board) {

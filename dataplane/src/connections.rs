@@ -26,13 +26,17 @@ use crate::{
     events::Events,
     listener::Seat,
     ring::{Op, Token},
-    stage::Stage,
+    shard::Brain,
+    stage::{Broken, Stage},
 };
 
 /// How long a connection that is being closed may take to accept what is left to send.
 pub(crate) const FLUSH_US: u64 = 2_000_000;
 /// How long we then wait for the other side to close, so that unread input does not reset what we sent last.
 pub(crate) const LINGER_US: u64 = 1_000_000;
+/// Handshakes of TLS that a shard goes on with in one turn: each costs as much as a thousand messages, and a storm of
+/// them must not keep those who are connected waiting.
+const HANDSHAKES_PER_TURN: u32 = 4;
 /// Output memory is freed when a connection has sent nothing for as long, up to twice that.
 pub(crate) const SWEEP_US: u64 = 1_000_000;
 
@@ -95,6 +99,17 @@ pub(crate) struct Connection {
     pub(crate) sent: usize,
     pub(crate) stage: Stage,
     pub(crate) seat: Option<Seat>,
+    /// Where it was accepted, until its stage knows who is there: the broker has not heard of it.
+    pub(crate) unknown: Option<Unknown>,
+}
+
+/// A connection that the broker has not heard of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unknown {
+    /// Index of the listener in the configuration's order.
+    pub(crate) listener: u16,
+    /// When it was accepted.
+    pub(crate) since_us: u64,
 }
 
 impl Connection {
@@ -118,6 +133,7 @@ impl Connection {
             sent: 0,
             stage,
             seat,
+            unknown: None,
         }
     }
 
@@ -133,10 +149,12 @@ impl Connection {
     }
 }
 
-/// A connection between two shards: descriptor, stages and its seat at the listener.
+/// A connection between two shards: descriptor, stages, what they have not sent yet, and its seat at the listener.
 struct Carrier {
     socket: OwnedFd,
     stage: Stage,
+    wire: Vec<u8>,
+    sent: usize,
     seat: Option<Seat>,
 }
 
@@ -180,6 +198,10 @@ pub(crate) struct Connections {
     pub(crate) dials: Dials,
     events: Events,
     asker: Option<Asker>,
+    /// What stages open, for the duration of one completion.
+    pub(crate) plain: Vec<u8>,
+    /// Handshakes that went on in this turn.
+    handshakes: u32,
     turn: u64,
     now_us: u64,
 }
@@ -199,6 +221,8 @@ impl Connections {
             dials,
             events,
             asker: None,
+            plain: Vec::new(),
+            handshakes: 0,
             turn: 0,
             now_us: 0,
         }
@@ -212,13 +236,23 @@ impl Connections {
     /// Begins a turn.
     pub(crate) fn begin(&mut self, now_us: u64) {
         self.turn += 1;
+        self.handshakes = 0;
         self.now_us = now_us;
     }
 
-    /// Whether `conn` has had its share of this turn.
+    /// Whether `conn` has had its share of this turn, or all handshakes have had theirs and it is in one.
     pub(crate) fn read_enough(&mut self, conn: ConnId) -> bool {
         let (turn, read_bytes_max) = (self.turn, self.read_bytes_max);
-        self.tenant(conn).is_some_and(|tenant| tenant.read_turn == turn && tenant.read_bytes >= read_bytes_max)
+        let handshakes_done = self.handshakes >= HANDSHAKES_PER_TURN;
+        self.tenant(conn).is_some_and(|tenant| {
+            tenant.read_turn == turn && tenant.read_bytes >= read_bytes_max
+                || handshakes_done && tenant.unknown.is_some() && tenant.stage.is_handshaking()
+        })
+    }
+
+    /// Counts a handshake that goes on in this turn.
+    pub(crate) fn count_handshake(&mut self) {
+        self.handshakes += 1;
     }
 
     /// Counts `bytes` that were read for `conn` in this turn.
@@ -330,14 +364,30 @@ impl Connections {
         self.unsettle(conn);
     }
 
+    /// The stage of `conn` cannot go on: it is counted and told; what the stage has to say about it still goes out.
+    pub(crate) fn broken(&mut self, brain: &mut impl Brain, conn: ConnId, broken: &Broken) {
+        brain.count(broken.counter());
+        let now_us = self.now_us;
+        let Some(connection) = self.tenant(conn) else { return };
+        if matches!(connection.phase, Phase::Open | Phase::Leaving(_)) {
+            connection.phase = Phase::Closing(Cause::Error);
+            if let Stage::Layered(layers) = &connection.stage {
+                let (listener, peer) = (layers.listener().clone(), layers.peer());
+                self.events.transport_broken(now_us, &listener, peer, broken);
+            }
+            self.due_connection(conn, FLUSH_US);
+        }
+        self.unsettle(conn);
+    }
+
     /// The move that `Output::hand_over` asked for: nothing of `conn` is in flight.
     pub(crate) fn detach(&mut self, conn: ConnId) {
         let Some(connection) = self.remove(conn) else { return };
-        let Connection { socket, stage, seat, phase: Phase::Leaving(leaving), .. } = connection else {
+        let Connection { socket, stage, wire, sent, seat, phase: Phase::Leaving(leaving), .. } = connection else {
             unreachable!("only leaving connections are detached")
         };
         let Leaving { to, parked } = *leaving;
-        let transport = Box::new(Carrier { socket, stage, seat });
+        let transport = Box::new(Carrier { socket, stage, wire, sent, seat });
         self.pending.push_back(Pending::Detached { transport, to, parked });
     }
 
@@ -355,8 +405,9 @@ pub(crate) fn token(op: Op, conn: ConnId) -> Token {
 impl Output for Connections {
     fn adopt(&mut self, transport: Transport) -> Option<ConnId> {
         let carrier = transport.downcast::<Carrier>().ok()?;
-        let Carrier { socket, stage, seat } = *carrier;
-        self.insert(Connection::new(socket, Phase::Open, stage, seat))
+        let Carrier { socket, stage, wire, sent, seat } = *carrier;
+        let connection = Connection::new(socket, Phase::Open, stage, seat);
+        self.insert(Connection { wire, sent, ..connection })
     }
 
     fn ready(&mut self, conn: ConnId) {

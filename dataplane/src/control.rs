@@ -291,7 +291,7 @@ fn log_report(status: &log::Status, stats: &log::Stats) -> LogReport {
 
 fn listener_report(opened: &Opened) -> ListenerReport {
     ListenerReport {
-        kind: "tcp".to_owned(),
+        kind: opened.kind.as_str().to_owned(),
         name: opened.name.clone(),
         address: opened.address.to_string(),
         connections: opened.seats.taken() as u64,

@@ -19,6 +19,8 @@ use std::{
 
 use broker::event::Event;
 
+use crate::stage::Broken;
+
 /// Lines of one kind that a shard emits per window.
 const LINES_PER_WINDOW: u32 = 20;
 const WINDOW_US: u64 = 1_000_000;
@@ -37,10 +39,11 @@ enum Kind {
     Limit,
     AcceptFailed,
     ListenerFull,
+    Transport,
 }
 
 impl Kind {
-    const COUNT: usize = 9;
+    const COUNT: usize = 10;
 }
 
 /// One line, with everything it says.
@@ -63,6 +66,7 @@ enum Text {
     Limit { key: &'static str, client: String },
     AcceptFailed { listener: String, error: io::Error },
     ListenerFull { listener: String, peer: SocketAddr },
+    Transport { listener: String, peer: SocketAddr, why: String },
 }
 
 /// The way to the log thread, which ends when the last of these is dropped.
@@ -128,6 +132,9 @@ fn write(line: Line) {
         }
         Text::ListenerFull { listener, peer } => {
             tracing::warn!(shard, listener, %peer, suppressed, "connection closed: max_connections is reached");
+        }
+        Text::Transport { listener, peer, why } => {
+            tracing::warn!(shard, listener, %peer, why, suppressed, "connection closed by its transport");
         }
     }
 }
@@ -196,6 +203,15 @@ impl Events {
     /// A connection came to a listener that has no place left.
     pub(crate) fn listener_full(&mut self, now_us: u64, listener: &str, peer: SocketAddr) {
         self.emit(now_us, Kind::ListenerFull, || Text::ListenerFull { listener: listener.to_owned(), peer });
+    }
+
+    /// What lies between the wire and MQTT could not go on.
+    pub(crate) fn transport_broken(&mut self, now_us: u64, listener: &str, peer: SocketAddr, why: &Broken) {
+        self.emit(now_us, Kind::Transport, || Text::Transport {
+            listener: listener.to_owned(),
+            peer,
+            why: why.to_string(),
+        });
     }
 
     fn emit(&mut self, now_us: u64, kind: Kind, text: impl FnOnce() -> Text) {

@@ -1,13 +1,17 @@
 //! The start of a turn: completions of accepts and receives become inputs of the broker. Bytes are lent from the
 //! ring's buffers for the duration of one call and never copied here. Called by [`crate::shard::Shard`].
 
-use std::net::{SocketAddr, TcpStream};
+use std::{net::SocketAddr, os::fd::OwnedFd};
 
-use broker::surface::{Cause, ConnId, Input};
+use broker::{
+    counters::Counter,
+    surface::{Cause, ConnId, Input},
+};
 use contract::time::Now;
+use transport::websocket::Flow;
 
 use crate::{
-    connections::{Connection, Connections, Due, Phase, Receive},
+    connections::{Connection, Connections, Due, Phase, Receive, Unknown},
     listener::{ACCEPT_BACKOFF_US, Listener},
     ring::{Completion, Ring, owned},
     shard::Brain,
@@ -55,16 +59,51 @@ pub(crate) fn received(
 
 fn arrived(connections: &mut Connections, brain: &mut impl Brain, now: Now, conn: ConnId, wire: &[u8]) {
     let Some(connection) = connections.tenant(conn) else { return };
-    // The stage leaves its place while the broker runs, because the broker acts on the table it lies in.
-    let mut stage = std::mem::replace(&mut connection.stage, Stage::Plain);
-    let bytes = stage.open(wire);
+    match &mut connection.stage {
+        Stage::Plain => read(connections, brain, now, conn, wire),
+        Stage::Layered(_) if !matches!(connection.phase, Phase::Open | Phase::Leaving(_)) => {}
+        Stage::Layered(_) => open(connections, brain, now, conn, wire),
+    }
+}
+
+/// Bytes for the broker.
+fn read(connections: &mut Connections, brain: &mut impl Brain, now: Now, conn: ConnId, bytes: &[u8]) {
+    let Some(connection) = connections.tenant(conn) else { return };
     match &mut connection.phase {
         Phase::Open => brain.input(now, Input::Received { conn, bytes }, connections),
         Phase::Leaving(leaving) => leaving.parked.unread.extend_from_slice(bytes),
         Phase::Closing(_) | Phase::Spent | Phase::Dialing(_) => {}
     }
-    if let Some(connection) = connections.tenant(conn) {
-        connection.stage = stage;
+}
+
+/// Bytes for the layers of a connection.
+fn open(connections: &mut Connections, brain: &mut impl Brain, now: Now, conn: ConnId, wire: &[u8]) {
+    let mut plain = std::mem::take(&mut connections.plain);
+    let Some(connection) = connections.tenant(conn) else { return };
+    let Stage::Layered(layers) = &mut connection.stage else { return };
+    let handshaking = layers.is_handshaking();
+    let opened = layers.open(wire, &mut plain);
+    let known = layers.known();
+    if known && let Some(Unknown { listener, since_us }) = connection.unknown.take() {
+        let (peer, certificate) = (layers.peer(), layers.certificate());
+        if layers.is_done() {
+            connection.stage = Stage::Plain;
+        }
+        connection.due_us = u64::MAX;
+        brain.input(now, Input::Accepted { conn, listener, peer, certificate, since_us }, connections);
+    }
+    if handshaking {
+        connections.count_handshake();
+    }
+    if !plain.is_empty() {
+        read(connections, brain, now, conn, &plain);
+        plain.clear();
+    }
+    connections.plain = plain;
+    match opened {
+        Ok(Flow::More) => connections.unsettle(conn),
+        Ok(Flow::Ended) => connections.ended(conn, Cause::Eof),
+        Err(broken) => connections.broken(brain, conn, &broken),
     }
 }
 
@@ -82,10 +121,10 @@ pub(crate) fn accepted(
     }
     match completion.result {
         descriptor if descriptor >= 0 => {
-            let stream = TcpStream::from(owned(descriptor));
-            // Fails if the other side is gone already.
-            if let Ok(peer) = stream.peer_addr() {
-                welcome(connections, brain, now, listener, stream, peer);
+            let socket = owned(descriptor);
+            // There is none if the other side is gone already.
+            if let Some(peer) = listener.peer_of(&socket) {
+                welcome(connections, brain, now, listener, socket, peer);
             }
         }
         // The connection that was to be accepted is gone, or the accept was cancelled: nothing is wrong with us.
@@ -95,7 +134,7 @@ pub(crate) fn accepted(
         // once would burn the core.
         error => {
             connections.events().accept_failed(now.mono_us, &listener.name, -error);
-            connections.due(now.mono_us + ACCEPT_BACKOFF_US, Due::Listener(listener.index));
+            connections.due(now.mono_us + ACCEPT_BACKOFF_US, Due::Listener(listener.place));
             return;
         }
     }
@@ -107,15 +146,31 @@ fn welcome(
     brain: &mut impl Brain,
     now: Now,
     listener: &Listener,
-    stream: TcpStream,
+    socket: OwnedFd,
     peer: SocketAddr,
 ) {
     let Some(seat) = listener.seat() else {
+        brain.count(Counter::listener_full);
         connections.events().listener_full(now.mono_us, &listener.name, peer);
         return;
     };
-    let connection = Connection::new(stream.into(), Phase::Open, Stage::Plain, Some(seat));
-    if let Some(conn) = connections.insert(connection) {
-        brain.input(now, Input::Accepted { conn, listener: listener.index, peer }, connections);
+    let stage = match listener.recipe.stage(&listener.name, peer) {
+        Ok(stage) => stage,
+        Err(broken) => {
+            brain.count(broken.counter());
+            return connections.events().transport_broken(now.mono_us, &listener.name, peer, &broken);
+        }
+    };
+    let mut connection = Connection::new(socket, Phase::Open, stage, Some(seat));
+    let (listener_index, since_us) = (listener.index, now.mono_us);
+    let patience_us = listener.recipe.patience_us();
+    connection.unknown = patience_us.map(|_| Unknown { listener: listener_index, since_us });
+    let Some(conn) = connections.insert(connection) else { return };
+    match patience_us {
+        Some(patience_us) => connections.due_connection(conn, patience_us),
+        None => {
+            let input = Input::Accepted { conn, listener: listener_index, peer, certificate: None, since_us };
+            brain.input(now, input, connections);
+        }
     }
 }

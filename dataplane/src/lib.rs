@@ -12,6 +12,7 @@
 pub mod auth;
 mod brain;
 mod buffers;
+mod certificates;
 mod connections;
 mod control;
 mod data_dir;
@@ -41,5 +42,6 @@ mod shard_tests;
 mod sleep;
 mod stage;
 mod sync;
+mod tls;
 
 pub use run::{Reload, run};

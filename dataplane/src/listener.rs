@@ -2,12 +2,20 @@
 //! kernel spreads connections over the shards (SO_REUSEPORT). Each shard then owns its own.
 //!
 //! Always true: the first socket of an address was bound without SO_REUSEPORT, so an address that somebody
-//! else listens on is refused instead of silently shared.
+//! else listens on is refused instead of silently shared. A Unix socket is one socket, which all shards accept from;
+//! its file is replaced only if nobody answers there.
 
 use std::{
-    fmt, io,
-    net::SocketAddr,
-    os::fd::{AsRawFd, OwnedFd},
+    fmt, fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            fs::{FileTypeExt, PermissionsExt},
+            net::UnixStream,
+        },
+    },
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,9 +23,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use contract::config::ListenerKind;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::ring::{Op, Ring, Token};
+use crate::{
+    ring::{Op, Ring, Token},
+    stage::{Recipe, canonical},
+};
 
 /// After an accept that failed for want of descriptors or memory.
 pub(crate) const ACCEPT_BACKOFF_US: u64 = 100_000;
@@ -27,21 +39,45 @@ const BIND_RETRY_STEP: Duration = Duration::from_millis(20);
 /// Connections that wait for an accept; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
+/// Who connects through a Unix socket has no address, and is as near as loopback.
+const UNIX_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Where to listen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Bind {
+    /// An address with a port.
+    Inet(SocketAddr),
+    /// The path of a socket, and its permissions.
+    Unix(PathBuf, u32),
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Inet(address) => address.fmt(f),
+            Bind::Unix(path, _) => path.display().fmt(f),
+        }
+    }
+}
+
 /// A listener as the configuration names it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Wanted {
     /// Index in the configuration's order.
     pub(crate) index: u16,
+    pub(crate) kind: ListenerKind,
     pub(crate) name: String,
-    pub(crate) bind: SocketAddr,
+    pub(crate) bind: Bind,
     pub(crate) max_connections: usize,
+    /// What its connections begin with.
+    pub(crate) recipe: Recipe,
 }
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub(crate) struct BindError {
     name: String,
-    bind: SocketAddr,
+    bind: Bind,
     error: io::Error,
 }
 
@@ -50,7 +86,7 @@ impl fmt::Display for BindError {
         let BindError { name, bind, error } = self;
         match error.kind() {
             io::ErrorKind::AddrInUse => write!(f, "listener {name}: {bind} is taken by another process"),
-            io::ErrorKind::PermissionDenied => {
+            io::ErrorKind::PermissionDenied if matches!(bind, Bind::Inet(_)) => {
                 write!(f, "listener {name}: {bind} needs a privilege (ports below 1024: CAP_NET_BIND_SERVICE)")
             }
             _ => write!(f, "listener {name}: {bind} cannot be listened on: {error}"),
@@ -74,11 +110,24 @@ impl Seats {
 /// A listener that is open on all shards.
 #[derive(Clone)]
 pub(crate) struct Opened {
+    pub(crate) kind: ListenerKind,
     pub(crate) name: String,
     /// The real address.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Bind,
+    /// Removed with the last of these.
+    _file: Option<Arc<SocketFile>>,
     pub(crate) max_connections: usize,
     pub(crate) seats: Arc<Seats>,
+}
+
+/// The file of a Unix socket that this process has made.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone; and the next start replaces one that is left.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// One connection's place at its listener; travels with the connection and is given back when dropped.
@@ -94,7 +143,12 @@ impl Drop for Seat {
 pub(crate) struct Listener {
     /// Index in the configuration's order.
     pub(crate) index: u16,
-    pub(crate) name: String,
+    /// Its place among the listeners of its shard, which completions name.
+    pub(crate) place: u16,
+    pub(crate) name: Arc<str>,
+    /// What its connections begin with.
+    pub(crate) recipe: Recipe,
+    unix: bool,
     /// `None` after [`Listener::close`].
     socket: Option<OwnedFd>,
     /// An accept is in flight.
@@ -111,10 +165,16 @@ impl Listener {
         (taken < self.seats.max).then_some(seat)
     }
 
+    /// Who is at the other end of an accepted socket; `None` if nobody is any more.
+    pub(crate) fn peer_of(&self, socket: &OwnedFd) -> Option<SocketAddr> {
+        let peer = SockRef::from(socket).peer_addr().ok()?;
+        if self.unix { Some(UNIX_PEER) } else { peer.as_socket().map(canonical) }
+    }
+
     /// Arms an accept unless one is armed or the listener is closed.
     pub(crate) fn arm(&mut self, ring: &mut Ring) {
         if let Some(socket) = self.socket.as_ref().filter(|_| !self.armed) {
-            ring.accept(socket.as_raw_fd(), u32::from(self.index));
+            ring.accept(socket.as_raw_fd(), u32::from(self.place));
             self.armed = true;
         }
     }
@@ -122,7 +182,7 @@ impl Listener {
     /// Stops accepting for good.
     pub(crate) fn close(&mut self, ring: &mut Ring) {
         if let Some(socket) = self.socket.take() {
-            ring.cancel(Token { op: Op::Accept, index: u32::from(self.index), generation: 0 });
+            ring.cancel(Token { op: Op::Accept, index: u32::from(self.place), generation: 0 });
             ring.close(socket);
         }
     }
@@ -132,23 +192,70 @@ impl Listener {
 pub(crate) fn open(wanted: &[Wanted], shards: u16) -> Result<(Vec<Vec<Listener>>, Vec<Opened>), BindError> {
     let mut of_shards: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
     let mut opened = Vec::new();
-    for wanted in wanted {
-        let failed = |error| BindError { name: wanted.name.clone(), bind: wanted.bind, error };
-        let (sockets, address) = sockets(wanted.bind, shards).map_err(failed)?;
+    for (place, wanted) in (0..).zip(wanted) {
+        let failed = |error| BindError { name: wanted.name.clone(), bind: wanted.bind.clone(), error };
+        let (sockets, address, file) = match &wanted.bind {
+            Bind::Inet(bind) => {
+                let (sockets, address) = sockets(*bind, shards).map_err(failed)?;
+                (sockets, Bind::Inet(address), None)
+            }
+            Bind::Unix(path, mode) => {
+                let (sockets, file) = unix_sockets(path, *mode, shards).map_err(failed)?;
+                (sockets, wanted.bind.clone(), Some(Arc::new(file)))
+            }
+        };
         let seats = Arc::new(Seats { taken: AtomicUsize::new(0), max: wanted.max_connections });
+        let name: Arc<str> = format!("{}:{}", wanted.kind.as_str(), wanted.name).into();
         for (listeners, socket) in of_shards.iter_mut().zip(sockets) {
             listeners.push(Listener {
                 index: wanted.index,
-                name: wanted.name.clone(),
+                place,
+                name: name.clone(),
+                recipe: wanted.recipe.clone(),
+                unix: matches!(wanted.bind, Bind::Unix(..)),
                 socket: Some(socket.into()),
                 armed: false,
                 seats: seats.clone(),
             });
         }
-        let Wanted { name, max_connections, .. } = wanted.clone();
-        opened.push(Opened { name, address, max_connections, seats });
+        let Wanted { kind, name, max_connections, .. } = wanted.clone();
+        opened.push(Opened { kind, name, address, _file: file, max_connections, seats });
     }
     Ok((of_shards, opened))
+}
+
+/// One socket at `path`, as often as there are shards.
+fn unix_sockets(path: &Path, mode: u32, shards: u16) -> io::Result<(Vec<Socket>, SocketFile)> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let end = Instant::now() + BIND_RETRY;
+    while let Err(error) = socket.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return Err(error);
+        }
+        if is_left_over(path)? {
+            fs::remove_file(path)?;
+        } else if Instant::now() < end {
+            std::thread::sleep(BIND_RETRY_STEP);
+        } else {
+            return Err(error);
+        }
+    }
+    let file = SocketFile(path.to_owned());
+    // Before it listens, so that nobody gets in who may not.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG)?;
+    let mut sockets = (1..shards).map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    sockets.push(socket);
+    Ok((sockets, file))
+}
+
+/// Is there a socket at `path` that nobody listens on? Whatever else is there is not ours to remove.
+fn is_left_over(path: &Path) -> io::Result<bool> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::other("there is a file that is no socket"));
+    }
+    Ok(UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 fn sockets(bind: SocketAddr, shards: u16) -> io::Result<(Vec<Socket>, SocketAddr)> {
@@ -200,7 +307,20 @@ mod tests {
     use super::*;
 
     fn wanted(bind: SocketAddr, max_connections: usize) -> Wanted {
-        Wanted { index: 0, name: "default".to_owned(), bind, max_connections }
+        let (kind, bind, recipe) = (ListenerKind::Tcp, Bind::Inet(bind), Recipe::default());
+        Wanted { index: 0, kind, name: "default".to_owned(), bind, max_connections, recipe }
+    }
+
+    fn inet(opened: &Opened) -> SocketAddr {
+        match &opened.address {
+            Bind::Inet(address) => *address,
+            Bind::Unix(..) => panic!("an address with a port"),
+        }
+    }
+
+    fn unix(path: &Path) -> Wanted {
+        let (kind, bind, recipe) = (ListenerKind::Unix, Bind::Unix(path.to_owned(), 0o640), Recipe::default());
+        Wanted { index: 0, kind, name: "local".to_owned(), bind, max_connections: 1, recipe }
     }
 
     fn loopback(port: u16) -> SocketAddr {
@@ -211,11 +331,11 @@ mod tests {
     fn all_shards_share_the_port_that_the_first_one_was_given() {
         let (of_shards, opened) = open(&[wanted(loopback(0), 1)], 3).expect("a free port");
         assert_eq!(of_shards.len(), 3);
-        assert_ne!(opened[0].address.port(), 0);
+        assert_ne!(inet(&opened[0]).port(), 0);
         let mut sockets = of_shards.iter().filter_map(|listeners| listeners[0].socket.as_ref());
         assert!(sockets.all(|socket| {
             let socket = socket2::SockRef::from(socket);
-            socket.local_addr().ok().and_then(|address| address.as_socket()) == Some(opened[0].address)
+            socket.local_addr().ok().and_then(|address| address.as_socket()) == Some(inet(&opened[0]))
         }));
     }
 
@@ -230,16 +350,45 @@ mod tests {
     #[test]
     fn a_second_node_cannot_share_our_port_although_both_reuse_it() {
         let (_ours, opened) = open(&[wanted(loopback(0), 1)], 2).expect("a free port");
-        assert!(open(&[wanted(opened[0].address, 1)], 2).is_err());
+        assert!(open(&[wanted(inet(&opened[0]), 1)], 2).is_err());
     }
 
     #[test]
     fn accepted_sockets_inherit_nodelay() {
         let (of_shards, opened) = open(&[wanted(loopback(0), 1)], 1).expect("a free port");
-        let _client = TcpStream::connect(opened[0].address).expect("a connection");
+        let _client = TcpStream::connect(inet(&opened[0])).expect("a connection");
         let socket = of_shards[0][0].socket.as_ref().expect("it is open");
         let (accepted, _) = socket2::SockRef::from(socket).accept().expect("an accepted socket");
         assert!(accepted.tcp_nodelay().expect("an option"));
+    }
+
+    #[test]
+    fn a_unix_socket_has_its_permissions_and_goes_with_its_listener() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("mqtt.sock");
+        let (of_shards, opened) = open(&[unix(&path)], 3).expect("a free path");
+        assert_eq!(fs::metadata(&path).expect("the socket").permissions().mode() & 0o777, 0o640);
+        let _client = UnixStream::connect(&path).expect("a connection");
+        let socket = of_shards[2][0].socket.as_ref().expect("it is open");
+        let (accepted, _) = SockRef::from(socket).accept().expect("any shard's descriptor accepts");
+        assert_eq!(of_shards[2][0].peer_of(&accepted.into()), Some(UNIX_PEER));
+        drop(opened);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_unix_socket_of_a_dead_process_is_replaced_and_a_living_one_and_a_file_are_not() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("mqtt.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a free path"));
+        let ours = open(&[unix(&path)], 1).expect("what is left over is replaced");
+        let error = open(&[unix(&path)], 1).err().expect("it is in use").to_string();
+        assert!(error.ends_with("is taken by another process"), "{error}");
+        drop(ours);
+        fs::write(&path, "mine").expect("a file");
+        let error = open(&[unix(&path)], 1).err().expect("a file is in the way").to_string();
+        assert!(error.ends_with("there is a file that is no socket"), "{error}");
+        assert_eq!(fs::read(&path).expect("it is still there"), b"mine");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     connections::{Connection, Connections, Due, LINGER_US, Pending, Phase, Receive, SWEEP_US, token},
     ring::{Completion, Op, Ring},
     shard::Brain,
+    stage::Broken,
 };
 
 /// Settles every connection that something happened to in this turn.
@@ -69,8 +70,12 @@ fn send(connection: &mut Connection, ring: &mut Ring, brain: &mut impl Brain, co
         return;
     }
     if connection.wire.is_empty() {
-        let Some(output) = brain.output(conn).filter(|output| !output.is_empty()) else { return };
-        connection.stage.seal(output, &mut connection.wire);
+        let output = brain.output(conn).filter(|output| !output.is_empty());
+        let last = matches!(connection.phase, Phase::Closing(_));
+        connection.stage.seal(output, &mut connection.wire, last);
+        if connection.wire.is_empty() {
+            return;
+        }
     }
     connection.sending = true;
     connection.used = true;
@@ -108,15 +113,18 @@ fn all_sent(connection: &mut Connection, brain: &mut impl Brain, conn: ConnId) -
     if output.capacity() < connection.wire.capacity() {
         std::mem::swap(output, &mut connection.wire);
     }
-    matches!(connection.phase, Phase::Open)
+    matches!(connection.phase, Phase::Open) && !connection.stage.has_output()
 }
 
 /// What is left was sent, or cannot be sent: the broker forgets the connection, and the other side is told.
 fn told_closed(connections: &mut Connections, ring: &mut Ring, conn: ConnId, cause: Cause) {
-    connections.pending.push_back(Pending::Closed { conn, cause });
     connections.due_connection(conn, LINGER_US);
     let Some(connection) = connections.tenant(conn) else { return };
     connection.phase = Phase::Spent;
+    if connection.unknown.is_none() {
+        connections.pending.push_back(Pending::Closed { conn, cause });
+    }
+    let Some(connection) = connections.tenant(conn) else { return };
     if !connection.failed {
         // By a plain call: in the ring it would cost a kernel worker. It fails if the other side has reset the
         // connection, which the receive then tells as well.
@@ -143,7 +151,7 @@ fn leave(connections: &mut Connections, ring: &mut Ring, conn: ConnId) {
 
 impl Connections {
     /// Patience with a connection's phase has ended.
-    pub(crate) fn impatient(&mut self, conn: ConnId, ring: &mut Ring) {
+    pub(crate) fn impatient(&mut self, conn: ConnId, ring: &mut Ring, brain: &mut impl Brain) {
         let now_us = self.now_us();
         let Some(connection) = self.tenant(conn).filter(|connection| connection.due_us <= now_us) else { return };
         match &mut connection.phase {
@@ -154,6 +162,7 @@ impl Connections {
                 }
             }
             Phase::Closing(_) | Phase::Spent => connection.failed = true,
+            Phase::Open if connection.unknown.is_some() => self.broken(brain, conn, &Broken::Overdue),
             Phase::Open | Phase::Leaving(_) => {}
         }
         self.unsettle(conn);

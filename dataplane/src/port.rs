@@ -20,6 +20,7 @@ use broker::{
 };
 use contract::view::View;
 use rustix::event::{EventfdFlags, eventfd};
+use rustls::ServerConfig;
 
 use crate::{log_port::LogPort, sleep::Sleep};
 
@@ -40,6 +41,8 @@ pub(crate) enum Note {
     Accept,
     /// Stop serving.
     Drain,
+    /// New connections of this listener begin with these certificates.
+    Certificates { listener: u16, config: Arc<ServerConfig> },
     /// A name became addresses, or did not.
     Resolved { dial: DialId, addresses: Result<Vec<SocketAddr>, String> },
 }

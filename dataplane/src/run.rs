@@ -9,7 +9,6 @@ use std::{
     fmt,
     hash::{BuildHasher, Hasher},
     io::{self, Write},
-    net::SocketAddr,
     os::unix::net::UnixStream,
     path::Path,
     process::ExitCode,
@@ -20,7 +19,7 @@ use std::{
 
 use broker::journal::{Dealt, Standing};
 use contract::{
-    config::{self, Config},
+    config::{self, Config, ListenerKind},
     ids::ShardId,
     view::View,
 };
@@ -29,22 +28,25 @@ use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     iterator::Signals,
 };
+use transport::websocket;
 
 use crate::{
     auth::Doors,
     brain::Broker,
+    certificates,
     connections::Connections,
     control::{Control, Scene},
     data_dir::DataDir,
     dial::{Dials, Resolver},
     events::Log,
     executor::{self, Pin},
-    listener::{self, Listener, Opened, Wanted},
+    listener::{self, Bind, Listener, Opened, Wanted},
     logs::{self, Logs, Refused, Running},
     mailbox::{self, Post},
     port::{Note, Port},
     probe,
     shard::{Clock, Parts, REPORT_US, Shard},
+    stage::Recipe,
 };
 
 /// What `sysexits.h` calls a configuration error: the system lacks something that only an operator can give.
@@ -169,14 +171,15 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
     if report_ready {
         say_ready(&opened, shards).map_err(Failure::other)?;
     }
-    for Opened { name, address, .. } in &opened {
-        tracing::info!(listener = name, %address, "listening");
+    for Opened { kind, name, address, .. } in &opened {
+        tracing::info!(kind = kind.as_str(), listener = name, %address, "listening");
     }
     let ended = await_end(&heard, &ports, logs, &mut || {
         // What is wrong changes nothing.
         if let Err(why) = reload().and_then(|config| doors.read(&config)) {
             tracing::error!("passwords and rules stay as they were: {why}");
         }
+        renew(config, &ports);
     });
     drop(stop_control);
     drop(log);
@@ -219,13 +222,60 @@ fn pin(config: &Config) -> Pin {
 fn wanted(config: &Config) -> Result<Vec<Wanted>, Failure> {
     let enabled = config.listeners.iter().enumerate().filter(|(_, listener)| listener.enable);
     let wanted = enabled.map(|(index, listener)| {
-        let bind = listener.bind.parse::<SocketAddr>().map_err(|_| {
-            Failure::Other(format!("listener {}: {:?} is no address with a port", listener.name, listener.bind))
-        })?;
+        let (kind, name) = (listener.kind, listener.name.clone());
+        let wrong = |why: String| Failure::Other(format!("listener {name}: {why}"));
+        let bind = match kind {
+            ListenerKind::Unix => {
+                let mode = u32::from_str_radix(&listener.mode, 8);
+                Bind::Unix(listener.bind.clone().into(), mode.map_err(|error| wrong(format!("its mode: {error}")))?)
+            }
+            _ => Bind::Inet(listener.bind.parse().map_err(|_| wrong(format!("{:?} is no address", listener.bind)))?),
+        };
+        let recipe = recipe(listener).map_err(wrong)?;
         let max_connections = listener.max_connections as usize;
-        Ok(Wanted { index: index as u16, name: listener.name.clone(), bind, max_connections })
+        Ok(Wanted { index: index as u16, kind, name, bind, max_connections, recipe })
     });
     wanted.collect()
+}
+
+/// What the connections of a listener begin with.
+fn recipe(listener: &config::Listener) -> Result<Recipe, String> {
+    let us = |ms: u32| u64::from(ms) * 1000;
+    let tls =
+        listener.tls.as_ref().map(|tls| Ok::<_, String>((certificates(listener, tls)?, us(tls.handshake_timeout_ms))));
+    let websocket = listener.websocket.as_ref().map(|websocket| {
+        let frame_bytes_max = u64::from(websocket.max_frame_size);
+        Arc::new(websocket::Settings { path: websocket.mqtt_path.clone(), frame_bytes_max })
+    });
+    let proxy_us = listener.proxy_protocol.then(|| us(listener.proxy_protocol_timeout_ms));
+    Ok(Recipe { proxy_us, tls: tls.transpose()?, websocket })
+}
+
+/// The certificates of a listener, as its files hold them now.
+fn certificates(listener: &config::Listener, tls: &config::Tls) -> Result<Arc<rustls::ServerConfig>, String> {
+    // What a browser offers where it speaks WebSocket.
+    certificates::load(tls, if listener.websocket.is_some() { "http/1.1" } else { "mqtt" })
+}
+
+/// Reads the files of all listeners again. Where they cannot be used, the listener goes on as before.
+fn renew(config: &Config, ports: &[Arc<Port>]) {
+    for (index, listener) in (0..).zip(&config.listeners).filter(|(_, listener)| listener.enable) {
+        let Some(tls) = &listener.tls else { continue };
+        let (kind, name) = (listener.kind.as_str(), &listener.name);
+        match certificates(listener, tls) {
+            Ok(config) => {
+                tracing::info!(kind, listener = name, "certificates are reloaded");
+                for port in ports {
+                    if port.post(Note::Certificates { listener: index, config: config.clone() }).is_err() {
+                        tracing::error!("a shard does not read its notes; it goes on with older certificates");
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(kind, listener = name, error, "certificates are not reloaded; the old ones stay");
+            }
+        }
+    }
 }
 
 /// What all shards are started with.
@@ -333,6 +383,7 @@ fn come_up(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>], mut logs: Option<&
                 News::Flushed => unflushed -= 1,
                 News::Ended(ended) => return Err(unasked(ended)),
                 News::Stop => return Err(stopped()),
+                // What is read now was read a moment ago.
                 News::Read(_) | News::Reload => {}
             }
         }
@@ -353,7 +404,7 @@ fn come_up(heard: &mpsc::Receiver<News>, ports: &[Arc<Port>], mut logs: Option<&
 fn say_ready(opened: &[Opened], shards: u16) -> io::Result<()> {
     let listeners: Vec<_> = opened
         .iter()
-        .map(|opened| serde_json::json!({"kind": "tcp", "name": opened.name, "address": opened.address.to_string()}))
+        .map(|opened| serde_json::json!({"kind": opened.kind.as_str(), "name": opened.name, "address": opened.address.to_string()}))
         .collect();
     let ready = serde_json::json!({"listeners": listeners, "shards": shards, "pid": std::process::id()});
     let mut stdout = io::stdout().lock();
@@ -407,8 +458,8 @@ fn unasked(ended: executor::Ended) -> Failure {
 }
 
 /// SIGTERM and SIGINT drain; a supervised data plane is not in the terminal's process group, so Ctrl-C reaches it
-/// through its supervisor only. SIGHUP reads passwords and rules again; what else can change live comes in a View. SIGXFSZ must not end us: a file
-/// that may not grow is a full disk to us.
+/// through its supervisor only. SIGHUP has passwords, rules and certificates read again; what else can change live comes
+/// in a View. SIGXFSZ must not end us: a file that may not grow is a full disk to us.
 fn watch_signals(news: mpsc::Sender<News>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {

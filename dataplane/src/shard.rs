@@ -24,6 +24,7 @@ use std::{
 };
 
 use broker::{
+    counters::Counter,
     journal::{Dealt, JournalBatch, Standing},
     surface::{ConnId, DialId, Input, Mailboxes, Output, Turned},
 };
@@ -55,6 +56,8 @@ pub(crate) trait Brain {
     fn turn(&mut self, now: Now, mail: &mut impl Mailboxes, out: &mut impl Output) -> Turned;
     /// See [`broker::Shard::output`].
     fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
+    /// See [`broker::Shard::count`].
+    fn count(&mut self, _: Counter) {}
     /// Writes its numbers.
     fn report(&mut self, board: &Board);
 
@@ -287,10 +290,10 @@ impl<B: Brain> Shard<B> {
     fn expire(&mut self, now: Now) {
         while let Some(due) = self.connections.overdue() {
             match due {
-                Due::Connection(conn) => self.connections.impatient(conn, &mut self.ring),
+                Due::Connection(conn) => self.connections.impatient(conn, &mut self.ring, &mut self.brain),
                 Due::Resolve(dial) => self.connections.resolve_overdue(DialId(dial)),
-                Due::Listener(index) => {
-                    if let Some(listener) = self.listeners.get_mut(usize::from(index)) {
+                Due::Listener(place) => {
+                    if let Some(listener) = self.listeners.get_mut(usize::from(place)) {
                         listener.arm(&mut self.ring);
                     }
                 }
@@ -310,6 +313,12 @@ impl<B: Brain> Shard<B> {
                 Note::Policy(policy) => self.brain.input(now, Input::Policy(&policy), &mut self.connections),
                 Note::Authenticated { conn, policy, verdict } => {
                     self.brain.input(now, Input::Authenticated { conn, policy, verdict }, &mut self.connections);
+                }
+                Note::Certificates { listener, config } => {
+                    let named = self.listeners.iter_mut().find(|known| known.index == listener);
+                    if let Some((held, _)) = named.and_then(|listener| listener.recipe.tls.as_mut()) {
+                        *held = config;
+                    }
                 }
                 Note::Resolved { dial, addresses } => self.connections.resolved(dial, addresses),
                 Note::Replay => self.brain.input(now, Input::Replay, &mut self.connections),

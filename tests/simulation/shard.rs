@@ -143,7 +143,12 @@ impl ShardSim {
                     let conn = occupy(&mut self.slots, &mut self.free, pipe);
                     env.net.pipe(pipe).place = Some(Place { shard: self.at.0, conn });
                     let peer = env.peer(pipe);
-                    self.give(now, Input::Accepted { conn, listener: 0, peer }, touched, env);
+                    self.give(
+                        now,
+                        Input::Accepted { conn, listener: 0, peer, certificate: None, since_us: now.mono_us },
+                        touched,
+                        env,
+                    );
                     self.inputs.push((env.now_us, Io::Readable(pipe)));
                 }
                 Io::Readable(pipe) => self.read(now, pipe, touched, env),

@@ -6,13 +6,18 @@ use core::net::SocketAddr;
 
 use mqtt::{connection::Connection, types::PacketId, types::Reason};
 
-use crate::{session::SessionId, surface::ConnId};
+use crate::{
+    session::SessionId,
+    surface::{Certificate, ConnId},
+};
 
 /// One connection.
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
     pub(crate) listener: u16,
     pub(crate) peer: SocketAddr,
+    /// The verified certificate of its client.
+    pub(crate) certificate: Option<Box<Certificate>>,
     /// Bytes to send; the shell swaps it out.
     pub(crate) out: Vec<u8>,
     /// What may leave of them, once something had to wait for the log.
@@ -247,6 +252,7 @@ impl Conns {
             id,
             listener,
             peer,
+            certificate: None,
             out: Vec::new(),
             held: None,
             told: false,

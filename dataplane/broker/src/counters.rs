@@ -29,6 +29,20 @@ counters! {
     client_disconnected,
     /// CONNECT packets that were refused.
     connect_refused,
+    /// Connections closed because what came first was no PROXY header (listeners.*.proxy_protocol).
+    proxy_refused,
+    /// Connections closed because the handshake of TLS failed.
+    tls_refused,
+    /// Connections closed because TLS failed after its handshake.
+    tls_broken,
+    /// WebSocket handshakes refused.
+    websocket_refused,
+    /// Connections closed because of a WebSocket frame that is not allowed.
+    websocket_violated,
+    /// Connections closed because PROXY header or TLS handshake took too long.
+    handshake_timeout,
+    /// Connections closed at once because their listener had no place left (listeners.*.max_connections).
+    listener_full,
     /// Clients about whom an authenticator was asked.
     authentication_asked,
     /// Clients that an authenticator let in.

@@ -47,6 +47,7 @@ mod rig;
 mod tests;
 
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use core::net::SocketAddr;
 
 use ahash::RandomState;
 use contract::{
@@ -74,7 +75,7 @@ use crate::{
     session::{SessionId, Sessions},
     subscribe::Barrier,
     subscriptions::{Subscription, Subscriptions},
-    surface::{ConnId, Input, LinkStatus, Output},
+    surface::{Certificate, ConnId, Input, LinkStatus, Output},
     timer::Wheel,
 };
 
@@ -106,6 +107,9 @@ pub struct Settings {
     /// The fault that is built in, if any; only with the feature `plant`.
     pub plant: Option<Plant>,
 }
+
+/// Where a connection comes from: listener, peer, verified certificate.
+pub(crate) type Origin = (u16, SocketAddr, Option<Box<Certificate>>);
 
 /// Deadlines that the wheel keeps.
 #[derive(Clone, Copy)]
@@ -247,10 +251,9 @@ impl Shard {
         self.now = now;
         match input {
             Input::Received { conn, bytes } => self.received(conn, bytes, out),
-            Input::Accepted { conn, listener, peer } => {
+            Input::Accepted { conn, listener, peer, certificate, since_us } => {
                 self.counters.one(Counter::connections_accepted);
-                self.conns.insert(conn, listener, peer, now.mono_us, Phase::Opening);
-                self.arm_connect_timeout(conn);
+                self.opening(conn, (listener, peer, certificate), since_us);
             }
             Input::Closed { conn, cause } => self.closed(conn, cause, out),
             Input::Detached { transport, to, parked } => {
@@ -280,9 +283,15 @@ impl Shard {
         }
     }
 
-    pub(crate) fn arm_connect_timeout(&mut self, conn: ConnId) {
+    /// A connection whose CONNECT has to come within its time, which runs from `since_us`.
+    pub(crate) fn opening(&mut self, conn: ConnId, origin: Origin, since_us: u64) {
+        let (listener, peer, certificate) = origin;
+        self.conns.insert(conn, listener, peer, self.now.mono_us, Phase::Opening);
+        if let Some(conn) = self.conns.get(conn) {
+            conn.certificate = certificate;
+        }
         let timeout_us = u64::from(self.settings.mqtt.connect_timeout_ms) * 1000;
-        self.arm_conn(conn, self.now.mono_us + timeout_us);
+        self.arm_conn(conn, since_us + timeout_us);
     }
 
     /// Arms the timer of a connection; what was armed before no longer counts.
@@ -297,6 +306,11 @@ impl Shard {
     #[inline]
     pub(crate) fn planted(&self, plant: Plant) -> bool {
         cfg!(feature = "plant") && self.settings.plant == Some(plant)
+    }
+
+    /// Counts something that happened outside of the brain.
+    pub fn count(&mut self, counter: Counter) {
+        self.counters.one(counter);
     }
 
     /// What this shard has counted.

@@ -46,7 +46,8 @@ impl Shard {
         let home = hash::owner_shard(hash::partition_of_client(client), self.settings.shards);
         if home != self.settings.shard {
             let Some(conn) = self.conns.remove(id) else { return };
-            let parked = Parked { listener: conn.listener, peer: conn.peer, unread: unread.into() };
+            let Conn { listener, peer, certificate, .. } = conn;
+            let parked = Parked { listener, peer, certificate, unread: unread.into() };
             self.counters.one(Counter::connections_handed_over);
             return out.hand_over(id, home, parked);
         }
@@ -148,8 +149,10 @@ impl Shard {
         if let Some((reason, why)) = self.log_refuses_connect(connect, client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
-        let Some(peer) = self.conns.get(id).map(|conn| conn.peer) else { return };
-        let link = self.links.access(principal.user.as_deref(), client, peer.ip().is_loopback());
+        let Some(conn) = self.conns.get(id) else { return };
+        let (peer, certificate) = (conn.peer, conn.certificate.as_ref());
+        let name = certificate.and_then(|certificate| certificate.common_name.as_deref());
+        let link = self.links.access(principal.user.as_deref(), client, name, peer.ip().is_loopback());
         let expires_us = self.mono_of_ms(principal.expires_ms);
         let access = self.access_of(principal, client, peer.ip());
         if let (Some(access), Some(will)) = (&access, &connect.will)

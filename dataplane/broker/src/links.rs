@@ -132,8 +132,14 @@ impl Links {
 
     /// Which remotes a connecting client may speak for: those whose `accept` it matches, and, from
     /// loopback, any that has no `accept`.
-    pub(crate) fn access(&self, username: Option<&str>, client: &str, loopback: bool) -> LinkAccess {
-        let accepting = self.all.iter().enumerate().filter(|(_, link)| link.accepts(username, client));
+    pub(crate) fn access(
+        &self,
+        username: Option<&str>,
+        client: &str,
+        common_name: Option<&str>,
+        loopback: bool,
+    ) -> LinkAccess {
+        let accepting = self.all.iter().enumerate().filter(|(_, link)| link.accepts(username, client, common_name));
         LinkAccess { links: accepting.fold(0, |links, (at, _)| links | 1 << at), loopback }
     }
 
@@ -208,12 +214,12 @@ impl OneLink {
         !self.config.topics.is_empty() || self.requester_conn.is_some()
     }
 
-    fn accepts(&self, username: Option<&str>, client: &str) -> bool {
+    fn accepts(&self, username: Option<&str>, client: &str, common_name: Option<&str>) -> bool {
         let Some(accept) = &self.config.accept else { return false };
         let user = accept.username.as_deref().is_none_or(|wanted| username == Some(wanted));
         let prefix = accept.client_id_prefix.as_deref().is_none_or(|prefix| client.starts_with(prefix));
-        // A certificate is proven by TLS, which no listener has yet: such a link accepts nobody.
-        user && prefix && accept.cert.is_none()
+        let cert = accept.cert.as_deref().is_none_or(|wanted| common_name == Some(wanted));
+        user && prefix && cert
     }
 
     /// The connection of a role is gone, or could not be made.

@@ -139,8 +139,7 @@ impl Shard {
         for parcel in batch.parcels.drain(..) {
             if let Some(id) = out.adopt(parcel.transport) {
                 let parked = parcel.parked;
-                self.conns.insert(id, parked.listener, parked.peer, self.now.mono_us, Phase::Opening);
-                self.arm_connect_timeout(id);
+                self.opening(id, (parked.listener, parked.peer, parked.certificate), self.now.mono_us);
                 self.received(id, &parked.unread, out);
             }
         }

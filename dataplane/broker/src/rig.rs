@@ -373,7 +373,13 @@ impl Rig {
             closed: false,
             deaf: false,
         });
-        let input = Input::Accepted { conn, listener: 0, peer: SocketAddr::from(PEER) };
+        let input = Input::Accepted {
+            conn,
+            listener: 0,
+            peer: SocketAddr::from(PEER),
+            certificate: None,
+            since_us: self.now.mono_us,
+        };
         self.shards[0].input(self.now, input, &mut self.shells[0]);
         client
     }

@@ -27,6 +27,15 @@ pub struct DialId(pub u32);
 /// The brain carries it, and never looks inside.
 pub type Transport = Box<dyn Any + Send>;
 
+/// Who a client's certificate is for. Only a certificate that was verified becomes one of these.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Certificate {
+    /// The first common name of its subject, if there is one.
+    pub common_name: Option<String>,
+    /// Its subject in the form of RFC 4514, as in `CN=sensor-7,O=Example`.
+    pub subject: String,
+}
+
 /// A connection between two shards: what was read and not yet consumed (from the first byte of
 /// CONNECT on), and what is known about its origin. Its input stays unread until it arrives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +44,8 @@ pub struct Parked {
     pub listener: u16,
     /// Who connected.
     pub peer: SocketAddr,
+    /// Its verified certificate.
+    pub certificate: Option<Box<Certificate>>,
     /// Bytes received and not consumed; begins with a complete CONNECT.
     pub unread: Vec<u8>,
 }
@@ -52,7 +63,8 @@ pub enum Cause {
 
 /// Everything that can enter a shard, besides mail (see [`Mailboxes`]).
 pub enum Input<'a> {
-    /// A transport was accepted on this shard. Only single receives are armed until [`Output::ready`].
+    /// A transport was accepted on this shard, and it is known who is there. Only single receives are armed until
+    /// [`Output::ready`].
     Accepted {
         /// Its identity from now on.
         conn: ConnId,
@@ -60,6 +72,10 @@ pub enum Input<'a> {
         listener: u16,
         /// Who connected.
         peer: SocketAddr,
+        /// Its verified certificate.
+        certificate: Option<Box<Certificate>>,
+        /// When the transport was accepted, monotonic microseconds: the time for CONNECT runs from there.
+        since_us: u64,
     },
     /// Bytes of a connection, in order, after all stages. Any cut is possible.
     Received {

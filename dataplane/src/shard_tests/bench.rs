@@ -6,16 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use contract::config::ListenerKind;
+
 use crate::{
     connections::Connections,
     dial::{Dials, Resolver},
     events::Log,
     executor::{self, Ended},
-    listener::{self, Wanted},
+    listener::{self, Bind, Wanted},
     log_dir::LogDir,
     log_thread, mailbox,
     port::{Gauge, Note, Port},
     shard::{Brain, Clock, Parts, REPORT_US, Shard},
+    stage::Recipe,
 };
 
 /// Everything in these tests happens within this time, or not at all.
@@ -34,11 +37,12 @@ pub(super) struct Plan {
     pub(super) max_connections: usize,
     pub(super) slots: usize,
     pub(super) report_every_us: u64,
+    pub(super) recipe: Recipe,
 }
 
 impl Default for Plan {
     fn default() -> Plan {
-        Plan { shards: 2, max_connections: 10_000, slots: 64, report_every_us: REPORT_US }
+        Plan { shards: 2, max_connections: 10_000, slots: 64, report_every_us: REPORT_US, recipe: Recipe::default() }
     }
 }
 
@@ -62,7 +66,14 @@ impl Bench {
 
     pub(super) fn start<B: Brain + Send + 'static>(plan: &Plan, brain: impl Fn(u16) -> B) -> Bench {
         let bind = SocketAddr::from(([127, 0, 0, 1], 0));
-        let wanted = Wanted { index: 0, name: "default".to_owned(), bind, max_connections: plan.max_connections };
+        let wanted = Wanted {
+            index: 0,
+            kind: ListenerKind::Tcp,
+            name: "default".to_owned(),
+            bind: Bind::Inet(bind),
+            max_connections: plan.max_connections,
+            recipe: plan.recipe.clone(),
+        };
         let (listeners, opened) = listener::open(&[wanted], plan.shards).expect("a free port");
         let ports: Arc<[Arc<Port>]> = (0..plan.shards).map(|_| Arc::new(Port::new().expect("an eventfd"))).collect();
         let (log, _) = Log::start().expect("a thread");
@@ -83,7 +94,8 @@ impl Bench {
             executor::start(me, None, tell, move || Shard::new(brain, parts)).expect("a thread");
         }
         ports.iter().for_each(|port| assert!(port.post(Note::Accept).is_ok()));
-        Bench { address: opened[0].address, ports, ended }
+        let Bind::Inet(address) = opened[0].address else { panic!("it listens on an address") };
+        Bench { address, ports, ended }
     }
 
     /// Waits until the shards hold `connections` connections.

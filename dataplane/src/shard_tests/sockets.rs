@@ -89,7 +89,7 @@ impl Mirror {
         match kind {
             MOVE => {
                 let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-                let parked = Parked { listener: 0, peer, unread: rest.to_vec() };
+                let parked = Parked { listener: 0, peer, certificate: None, unread: rest.to_vec() };
                 out.hand_over(conn, ShardId((self.me + 1) % self.shards), parked);
                 self.lines.remove(&conn);
                 self.moving.insert(conn);

@@ -236,7 +236,8 @@ impl Setup {
             .expect("the foreign broker starts");
         process::keep(child.id());
         within(LONG, "the foreign broker accepts", || std::net::TcpStream::connect(mqtt).ok());
-        let ready = ready::Ready { mqtt, http: mqtt, shards: self.shards, pids: [child.id(); 3] };
+        let ready =
+            ready::Ready { mqtt, listeners: Vec::new(), http: mqtt, shards: self.shards, pids: [child.id(); 3] };
         Node::foreign(self.clone(), home, child, ready)
     }
 }

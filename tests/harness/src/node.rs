@@ -148,6 +148,20 @@ impl Node {
         self.known().mqtt
     }
 
+    /// Where another listener listens: an address with a port, or a path.
+    #[track_caller]
+    pub fn listener(&self, kind: &str, name: &str) -> &str {
+        let listeners = &self.known().listeners;
+        let found = listeners.iter().find(|known| known.0 == kind && known.1 == name);
+        &found.unwrap_or_else(|| panic!("no listener {kind}.{name} in {listeners:?}")).2
+    }
+
+    /// The address of another listener.
+    #[track_caller]
+    pub fn address(&self, kind: &str, name: &str) -> SocketAddr {
+        self.listener(kind, name).parse().expect("an address with a port")
+    }
+
     /// Where HTTP listens.
     pub fn http(&self) -> SocketAddr {
         self.known().http

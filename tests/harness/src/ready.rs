@@ -15,6 +15,8 @@ pub const FILE: &str = "ready.json";
 pub struct Ready {
     /// Where MQTT over TCP listens.
     pub mqtt: SocketAddr,
+    /// Every listener: kind, name, address or path.
+    pub listeners: Vec<(String, String, String)>,
     /// Where HTTP listens.
     pub http: SocketAddr,
     /// Number of shards.
@@ -37,6 +39,7 @@ fn parse(text: &str) -> Result<Ready, String> {
     };
     Ok(Ready {
         mqtt: mqtt_listener(&value["listeners"])?,
+        listeners: value["listeners"].as_array().map(|all| all.iter().map(listener).collect()).unwrap_or_default(),
         http: value["http"]
             .as_str()
             .or_else(|| value["http"]["address"].as_str())
@@ -45,6 +48,11 @@ fn parse(text: &str) -> Result<Ready, String> {
         shards: value["shards"].as_u64().and_then(|shards| u16::try_from(shards).ok()).ok_or("no shards")?,
         pids: [pid("supervisor")?, pid("control")?, pid("dataplane")?],
     })
+}
+
+fn listener(record: &Value) -> (String, String, String) {
+    let field = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+    (field("kind"), field("name"), field("address"))
 }
 
 /// The address of `listeners.tcp.default`, whether listeners are a list of records or nested by name.

@@ -5,9 +5,13 @@
 // VERSION is 4 (3.1.1) or 5. PREFIX begins every topic, so that scenarios may run side by side on one broker.
 // The IDs are client ids that live on different shards. Every wait has a bound; the exit code is the verdict,
 // and the last line of a scenario that succeeds is `ok SCENARIO`.
+//
+// BROKER_TRANSPORT in the environment is mqtt (default), mqtts, ws or wss; BROKER_CA is the file of the authority that
+// the broker's certificate is from.
 'use strict';
 
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
 const mqtt = require('mqtt');
 
 const [scenario, port, version, prefix, ...ids] = process.argv.slice(2);
@@ -18,6 +22,11 @@ const BOUND_MS = 10_000;
 const IN_FLIGHT = 15;
 const topic = (rest) => `${prefix}/${rest}`;
 const peers = [];
+const transport = {
+  protocol: process.env.BROKER_TRANSPORT ?? 'mqtt',
+  path: '/mqtt',
+  ...(process.env.BROKER_CA && { ca: fs.readFileSync(process.env.BROKER_CA) }),
+};
 
 /** A value that comes within the bound, or a failure that says what did not come. */
 function within(promise, what) {
@@ -37,7 +46,7 @@ class Peer {
     peer.queued = [];
     // A lost connection is a finding here, never something to repair.
     peer.client = mqtt.connect({
-      host: '127.0.0.1', port: Number(port), protocolVersion, clientId, reconnectPeriod: 0, ...options,
+      host: '127.0.0.1', port: Number(port), protocolVersion, clientId, reconnectPeriod: 0, ...transport, ...options,
     });
     peer.closed = new Promise((resolve) => peer.client.once('close', resolve));
     peer.farewell = new Promise((resolve) => peer.client.once('disconnect', resolve));

@@ -5,6 +5,9 @@ Usage: scenarios.py SCENARIO PORT VERSION PREFIX ID...
 VERSION is 3.1.1 or 5. PREFIX begins every topic and client id, so that scenarios may run side by side on one
 broker. The IDs are client ids that live on different shards. Every wait has a bound; the exit code is the
 verdict, and the last line of a scenario that succeeds is `ok SCENARIO`.
+
+BROKER_TRANSPORT in the environment is tcp (default), ssl, ws, wss or unix; BROKER_CA is the file of the authority
+that the broker's certificate is from, BROKER_PATH the path of its socket.
 """
 
 import os
@@ -18,7 +21,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-HOST = "127.0.0.1"
+TRANSPORT = os.environ.get("BROKER_TRANSPORT", "tcp")
+HOST = os.environ["BROKER_PATH"] if TRANSPORT == "unix" else "127.0.0.1"
+LAYER = {"ws": "websockets", "wss": "websockets", "unix": "unix"}.get(TRANSPORT, "tcp")
 BOUND_S = 10
 
 
@@ -29,11 +34,19 @@ class Peer:
         self.messages, self.events = queue.Queue(), queue.Queue()
         clean = session is None
         if V5:
-            self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
+            self.client = mqtt.Client(
+                mqtt.CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5, transport=LAYER
+            )
         else:
             self.client = mqtt.Client(
-                mqtt.CallbackAPIVersion.VERSION2, client_id, clean_session=clean, protocol=mqtt.MQTTv311
+                mqtt.CallbackAPIVersion.VERSION2,
+                client_id,
+                clean_session=clean,
+                protocol=mqtt.MQTTv311,
+                transport=LAYER,
             )
+        if TRANSPORT in ("ssl", "wss"):
+            self.client.tls_set(ca_certs=os.environ["BROKER_CA"])
         self.client.on_connect = lambda _c, _u, flags, reason, properties: self.events.put(
             ("connected", flags.session_present, reason, properties)
         )
