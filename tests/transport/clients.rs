@@ -8,7 +8,7 @@ use harness::{
     needs, script, skip,
 };
 
-use crate::{papers::Papers, place};
+use crate::{papers::Papers, place, secure};
 
 /// A subscriber at home on one shard hears a publisher at home on another, both over `arguments`.
 fn mosquitto_meets(broker: SocketAddr, arguments: &[&str], name: &str, version: &str) {
@@ -158,4 +158,23 @@ fn mqttjs_over_websocket_and_tls() {
 #[test]
 fn mqttjs_over_tls() {
     mqttjs("mqtts", place().1.address("ssl", "default").port());
+}
+
+#[test]
+fn rumqttc_over_tls_with_and_without_a_client_certificate() {
+    let (place, node) = place();
+    for (name, listener, shows) in [("open", "default", None), ("mutual", "mutual", Some("good"))] {
+        let topic = format!("transport/rumqttc/{name}");
+        let client = |shard, role: &str| {
+            let id = client_on(shard, 3, &format!("rumqttc-{name}-{role}"));
+            let mut options = harness::rumq::v5::options(node.address("ssl", listener), &id);
+            let config = secure::config(&place.papers, shows);
+            options.set_transport(rumqttc::Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(config)));
+            harness::rumq::v5::Client::with(options)
+        };
+        let (subscriber, publisher) = (client(0, "sub"), client(1, "pub"));
+        subscriber.subscribe(&topic, 2);
+        publisher.publish(&topic, 2, false, b"hello");
+        assert_eq!(subscriber.message().payload, b"hello");
+    }
 }
