@@ -140,6 +140,7 @@ impl World {
                 durability: Durability { mode: Mode::None, ..config.durability.clone() },
                 links: Vec::new(),
                 seed: 1,
+                mountpoints: Vec::new(),
                 plant: None,
             }
         };

@@ -353,6 +353,11 @@ impl Start<'_> {
             durability: config.durability.clone(),
             links: config.cluster.links.clone(),
             seed: self.seed,
+            mountpoints: config
+                .listeners
+                .iter()
+                .map(|listener| listener.mountpoint.as_deref().map(Arc::from))
+                .collect(),
             plant: None,
         }
     }

@@ -300,6 +300,7 @@ impl Plan {
             limits: self.limits.clone(),
             retainer: self.retainer.clone(),
             durability: self.durability.clone(),
+            mountpoints: Vec::new(),
             links,
             seed: self.seed,
             plant: match self.plant {

@@ -1,8 +1,12 @@
-//! Unix sockets, IPv6, and limits that belong to one listener.
+//! Unix sockets, IPv6, and what belongs to one listener: its limit, its mountpoint.
 
 use std::{io::Read, net::SocketAddr, os::unix::fs::PermissionsExt};
 
-use harness::{SHORT, Setup, client_on, within};
+use harness::{
+    SHORT, Setup, client_on,
+    wire::{self, Connect, Publish, kind},
+    within,
+};
 
 use crate::{
     place,
@@ -21,7 +25,7 @@ fn clients_of_a_unix_socket_and_of_tcp_meet() {
         subscriber.subscribe(&format!("local/unix/{shard}"));
         let mut publisher = node.raw();
         publisher.send(&secure::connect(&client_on(0, 3, &format!("unix-pub-{shard}"))));
-        publisher.expect(harness::wire::kind::CONNACK);
+        publisher.expect(kind::CONNACK);
         publisher.publish_acked(&format!("local/unix/{shard}"), b"hello", 1);
         assert_eq!(subscriber.message(), b"hello");
     }
@@ -72,7 +76,30 @@ fn a_full_listener_closes_what_comes_and_the_others_go_on() {
     node.counter_reaches("listener_full", 1);
     Client::connect(secure::tcp(node.mqtt()), "beside-small");
     for client in &mut inside {
-        client.send(&harness::wire::pingreq());
-        client.expect(harness::wire::kind::PINGRESP);
+        client.send(&wire::pingreq());
+        client.expect(kind::PINGRESP);
+    }
+}
+
+#[test]
+fn a_mountpoint_is_before_every_topic_and_its_clients_do_not_see_it() {
+    let (_, node) = place();
+    let mut outside = Client::connect(secure::tcp(node.mqtt()), &client_on(0, 3, "mounted-outside"));
+    outside.subscribe("tenant-a/+");
+    let mut inside = Client::connect(secure::tcp(node.address("tcp", "mounted")), &client_on(1, 3, "mounted-inside"));
+    inside.subscribe("#");
+    let id = client_on(2, 3, "mounted-dying");
+    let dying = Connect { will: Some(("will", b"gone", 1, false)), ..Connect::new(wire::V5, &id) };
+    let mut dying_client = Client::new(secure::tcp(node.address("tcp", "mounted")));
+    dying_client.send(&dying.bytes());
+    dying_client.expect(kind::CONNACK);
+    dying_client.send(&Publish::new("live", b"here").acked(1, 7).bytes(wire::V5));
+    dying_client.expect(kind::PUBACK);
+    drop(dying_client);
+    for (client, prefix) in [(&mut outside, "tenant-a/"), (&mut inside, "")] {
+        for (topic, payload) in [("live", &b"here"[..]), ("will", b"gone")] {
+            let publish = client.expect(kind::PUBLISH).publish(wire::V5);
+            assert_eq!((publish.topic, publish.payload.as_slice()), (format!("{prefix}{topic}"), payload));
+        }
     }
 }

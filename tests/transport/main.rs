@@ -1,5 +1,5 @@
 //! Every transport against the real executable, with clients that we did not write: TLS, WebSocket, both, Unix
-//! sockets, IPv6, and clients behind a load balancer that sends a PROXY header.
+//! sockets, IPv6, clients behind a load balancer that sends a PROXY header; and what else belongs to a listener.
 //!
 //! One node with three shards and a listener of every kind serves all tests that leave it as it was, side by side;
 //! tests that change files or limits start their own. Certificates are made when the tests run.
@@ -12,6 +12,7 @@ mod papers;
 mod proxy;
 mod reload;
 mod secure;
+mod slow;
 mod tls;
 mod websocket;
 
@@ -59,6 +60,8 @@ fn start() -> Place {
         .env("RINGMQ_LISTENERS__TCP__ANY__ALLOW_ANONYMOUS", "true")
         .env("RINGMQ_LISTENERS__TCP__SMALL__BIND", "127.0.0.1:0")
         .env("RINGMQ_LISTENERS__TCP__SMALL__MAX_CONNECTIONS", "2")
+        .env("RINGMQ_LISTENERS__TCP__MOUNTED__BIND", "127.0.0.1:0")
+        .env("RINGMQ_LISTENERS__TCP__MOUNTED__MOUNTPOINT", "tenant-a/")
         .env("RINGMQ_LISTENERS__TCP__PROXIED__BIND", "127.0.0.1:0")
         .env("RINGMQ_LISTENERS__TCP__PROXIED__PROXY_PROTOCOL", "true")
         .env("RINGMQ_LISTENERS__TCP__PROXIED__PROXY_PROTOCOL_TIMEOUT", "500ms")

@@ -1,7 +1,7 @@
 //! The connections of this shard, under the identities that the shell gave them.
 //! Invariant: an entry lives from `Accepted`, `adopt` or `Dialed` until `Closed` or `hand_over`.
 
-use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, sync::Arc, vec::Vec};
 use core::net::SocketAddr;
 
 use mqtt::{connection::Connection, types::PacketId, types::Reason};
@@ -111,8 +111,8 @@ impl Conn {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Wire {
     pub(crate) v5: bool,
-    /// Topic aliases are in play: packets of this client are not shared with others.
-    pub(crate) aliases: bool,
+    /// Topic aliases or a mountpoint are in play: packets of this client are not shared with others.
+    pub(crate) single: bool,
     pub(crate) send_max: u16,
     pub(crate) packet_bytes_max: u32,
 }
@@ -150,6 +150,8 @@ pub(crate) struct Open {
     pub(crate) session: SessionId,
     pub(crate) protocol: Connection,
     pub(crate) acks: Acks,
+    /// The mountpoint of its listener.
+    pub(crate) mountpoint: Option<Arc<str>>,
     /// The remote that this connection may speak for.
     pub(crate) link: LinkAccess,
     /// Publishes that have not been routed, because the log does not have them yet.

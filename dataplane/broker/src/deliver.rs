@@ -19,6 +19,7 @@ use crate::{
     counters::{Counter, Counters},
     frame::{Kept, Message, Pool},
     journal::Journal,
+    mountpoint,
     session::{Delivery, Sessions},
     subscriptions::{Guard, Options, Subscriptions},
     surface::Output,
@@ -457,7 +458,7 @@ fn write(
     ids: &[u32],
 ) -> bool {
     let wire = conn.wire;
-    if ids.is_empty() && !wire.aliases {
+    if ids.is_empty() && !wire.single {
         let slot = encoded.shape(message, wire.v5, qos, retain);
         //= MQTT-3.1.2-24
         if slot.bytes.len() > wire.packet_bytes_max as usize {
@@ -485,11 +486,16 @@ fn write_single(
     let wire = conn.wire;
     let mut parts = parts(message, qos, retain, id, ids);
     parts.dup = dup;
+    if let Phase::Open(open) = &conn.phase
+        && let Some(mountpoint) = &open.mountpoint
+    {
+        parts.topic = mountpoint::strip(mountpoint, parts.topic);
+    }
     if encode::publish_bytes(version(wire.v5), &parts) + ALIAS_BYTES > wire.packet_bytes_max as usize {
         return false;
     }
     if let Phase::Open(open) = &mut conn.phase {
-        match open.protocol.alias_for(message.topic) {
+        match open.protocol.alias_for(parts.topic) {
             AliasOut::Plain => {}
             AliasOut::Define(alias) => parts.topic_alias = Some(alias),
             AliasOut::Use(alias) => {

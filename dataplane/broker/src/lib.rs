@@ -24,6 +24,7 @@ mod link_inbound;
 mod link_journal;
 mod links;
 mod mail;
+mod mountpoint;
 mod obligation;
 mod packets;
 mod permission;
@@ -100,6 +101,8 @@ pub struct Settings {
     pub retainer: Retainer,
     /// `durability.*`.
     pub durability: Durability,
+    /// `mountpoint` of each listener, in the configuration's order; missing ones have none.
+    pub mountpoints: Vec<Option<Arc<str>>>,
     /// `cluster.links`, at most [`interest::LINKS_MAX`].
     pub links: Vec<Link>,
     /// Seed of the in-memory tables: random per process, fixed in simulation. The same on all shards.

@@ -25,6 +25,7 @@ use crate::{
     frame::Message,
     groups::Act,
     journal::What,
+    mountpoint,
     obligation::{Wait, Waiter},
     plant::Plant,
     publish::LINK_PREFIX,
@@ -145,6 +146,10 @@ impl Shard {
     ) {
         let grant = self.grant();
         let protocol = Connection::open(connect, &grant);
+        let mountpoint = self.mountpoint(id);
+        if !self.fits_mounted(connect, mountpoint.as_deref()) {
+            return self.refuse_connect(id, connect, Reason::TopicNameInvalid, "an invalid will topic", out);
+        }
         let grows = self.journal.grows();
         if let Some((reason, why)) = self.log_refuses_connect(connect, client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
@@ -155,8 +160,13 @@ impl Shard {
         let link = self.links.access(principal.user.as_deref(), client, name, peer.ip().is_loopback());
         let expires_us = self.mono_of_ms(principal.expires_ms);
         let access = self.access_of(principal, client, peer.ip());
+        // Rules name topics as they are below the mountpoint, as mosquitto's do.
         if let (Some(access), Some(will)) = (&access, &connect.will)
-            && !access.may_publish(will.topic, will.qos, will.retain)
+            && !access.may_publish(
+                &mountpoint::will(mountpoint.as_deref().unwrap_or_default(), will.topic),
+                will.qos,
+                will.retain,
+            )
         {
             self.counters.one(Counter::shed_will_denied);
             return self.refuse_connect(id, connect, Reason::NotAuthorized, "a will that it may not publish", out);
@@ -168,6 +178,9 @@ impl Shard {
             state.access = access;
             state.state.expiry_s = protocol.session_expiry_s;
             state.state.will = connect.will.as_ref().map(|will| Box::new(WillMessage::from(will)));
+            if let (Some(will), Some(mountpoint)) = (&mut state.state.will, &mountpoint) {
+                will.topic = mountpoint::will(mountpoint, &will.topic).into();
+            }
             if let Some(will) = &mut state.state.will {
                 will.delay_s = will.delay_s.min(self.settings.mqtt.will_delay_max_s);
             }
@@ -193,7 +206,7 @@ impl Shard {
         encode::connack(&mut conn.out, connect.version, &connack);
         conn.wire = Wire {
             v5: protocol.version == Version::V5,
-            aliases: !protocol.plain(),
+            single: !protocol.plain() || mountpoint.is_some(),
             send_max: protocol.send_max,
             packet_bytes_max: protocol.packet_bytes_max,
         };
@@ -204,6 +217,7 @@ impl Shard {
             session,
             protocol,
             acks,
+            mountpoint,
             link,
             routes: None,
             deferred: 0,

@@ -1,7 +1,7 @@
 //! The way of one PUBLISH through its home shard: legal? who wants it? one hop per destination, delivery
 //! here, and an acknowledgement that leaves, in order, when every obligation is met.
 
-use alloc::string::String;
+use alloc::{borrow::ToOwned, string::String};
 
 use contract::hash;
 use mqtt::{
@@ -27,6 +27,7 @@ use crate::{
         record::{DURABLE_STREAM, Stream},
     },
     links::LinksTook,
+    mountpoint,
     obligation::{Outcome, Wait, Waiter},
     plant::Plant,
     retained::Taken,
@@ -80,6 +81,13 @@ impl Shard {
         let mut topic = publish.topic;
         if let Some(alias) = publish.properties.topic_alias {
             open.protocol.resolve_alias(topic, alias, resolved)?;
+            topic = resolved;
+        }
+        if let Some(mountpoint) = &open.mountpoint {
+            if publish.properties.topic_alias.is_none() {
+                publish.topic.clone_into(resolved);
+            }
+            mountpoint::topic(mountpoint, resolved);
             topic = resolved;
         }
         let levels_max = usize::from(self.settings.mqtt.topic_levels_max);

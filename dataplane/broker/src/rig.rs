@@ -27,7 +27,7 @@ use crate::{
     counters::{Counter, Counters},
     event::Event,
     journal::{Image, Standing, deal},
-    surface::{Batch, Cause, ConnId, DialId, Input, Mailboxes, Output, Parked, Transport},
+    surface::{Batch, Cause, Certificate, ConnId, DialId, Input, Mailboxes, Output, Parked, Transport},
 };
 
 /// A client: where its connection is now, and what it was sent, printed.
@@ -48,6 +48,9 @@ pub(crate) struct Rig {
     held_logs: Vec<usize>,
     /// What the logs say of their size.
     pub(crate) since_begin_bytes: u64,
+    /// Where the next client comes in, and the common name of its certificate.
+    pub(crate) listener: u16,
+    pub(crate) common_name: Option<String>,
 }
 
 struct Place {
@@ -154,20 +157,7 @@ impl Rig {
 
     /// A node with a link to `remote`, which nobody dials.
     pub(crate) fn linked(shards: u16, remote: &str) -> Rig {
-        let link = Link {
-            name: remote.into(),
-            enable: true,
-            servers: alloc::vec!["127.0.0.1:1".into()],
-            client_id: None,
-            username: None,
-            password: None,
-            topics: alloc::vec!["#".into()],
-            pool_size: 1,
-            max_inflight: 32,
-            retry_interval_ms: 15_000,
-            accept: None,
-        };
-        Rig::with(shards, |settings| settings.links = alloc::vec![link.clone()])
+        Rig::with(shards, |settings| settings.links = alloc::vec![link(remote)])
     }
 
     pub(crate) fn with(shards: u16, adjust: impl Fn(&mut Settings)) -> Rig {
@@ -183,6 +173,7 @@ impl Rig {
                 limits: config.limits.clone(),
                 retainer: config.retainer.clone(),
                 durability: Durability { mode: Mode::None, ..config.durability.clone() },
+                mountpoints: Vec::new(),
                 links: Vec::new(),
                 seed: 1,
                 plant: None,
@@ -219,6 +210,8 @@ impl Rig {
             unkept: (0..shards).map(|_| Vec::new()).collect(),
             held_logs: Vec::new(),
             since_begin_bytes: 0,
+            listener: 0,
+            common_name: None,
         }
     }
 
@@ -373,11 +366,15 @@ impl Rig {
             closed: false,
             deaf: false,
         });
+        let certificate = self.common_name.clone().map(|name| {
+            let subject = alloc::format!("CN={name}");
+            Box::new(Certificate { common_name: Some(name), subject })
+        });
         let input = Input::Accepted {
             conn,
-            listener: 0,
+            listener: self.listener,
             peer: SocketAddr::from(PEER),
-            certificate: None,
+            certificate,
             since_us: self.now.mono_us,
         };
         self.shards[0].input(self.now, input, &mut self.shells[0]);
@@ -549,6 +546,23 @@ impl Rig {
             self.shards[shard].input(self.now, input, &mut self.shells[shard]);
         }
         moved
+    }
+}
+
+/// A link without `accept`.
+pub(crate) fn link(remote: &str) -> Link {
+    Link {
+        name: remote.into(),
+        enable: true,
+        servers: alloc::vec!["127.0.0.1:1".into()],
+        client_id: None,
+        username: None,
+        password: None,
+        topics: alloc::vec!["#".into()],
+        pool_size: 1,
+        max_inflight: 32,
+        retry_interval_ms: 15_000,
+        accept: None,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     frame::{self, Kind, put_text},
     groups::{Act, Member},
     interest::{self, Dest},
+    mountpoint,
     obligation::{Outcome, Waiter},
     plant::Plant,
     publish::LINK_PREFIX,
@@ -208,6 +209,7 @@ impl Shard {
     ) -> Result<(), Misbehaved> {
         let Some(open) = self.conns.open(id) else { return Ok(()) };
         let (v5, link) = (open.protocol.version == Version::V5, open.link);
+        let mountpoint = open.mountpoint.clone();
         let key = self.barrier.subscribes.insert(Waiting {
             conn: id,
             packet: subscribe.packet_id,
@@ -217,7 +219,9 @@ impl Shard {
             missing: 1,
         }) as u32;
         let subscription_id = subscribe.subscription_id.unwrap_or(0);
-        for entry in subscribe.entries {
+        for mut entry in subscribe.entries {
+            let mounted = mountpoint.as_deref().map(|mountpoint| mountpoint::filter(mountpoint, entry.filter));
+            entry.filter = mounted.as_deref().unwrap_or(entry.filter);
             let reason = match self.subscribe_one(session, &entry, (subscription_id, v5, link), key, out) {
                 Ok(reason) => reason,
                 Err(misbehaved) => {
@@ -442,7 +446,10 @@ impl Shard {
             missing: 1,
         }) as u32;
         let levels_max = usize::from(self.settings.mqtt.topic_levels_max);
+        let mountpoint = self.conns.open(id).and_then(|open| open.mountpoint.clone());
         for filter in unsubscribe.filters {
+            let mounted = mountpoint.as_deref().map(|mountpoint| mountpoint::filter(mountpoint, filter));
+            let filter = mounted.as_deref().unwrap_or(filter);
             let reason = match SubscribeFilter::parse(filter, levels_max) {
                 Ok(parsed) => self.unsubscribe_one(session, &parsed, key, out),
                 Err(_) => Reason::TopicFilterInvalid,

@@ -376,6 +376,64 @@ fn link_topics_are_closed_to_clients_that_no_accept_names() {
 }
 
 #[test]
+fn a_link_that_demands_a_certificate_accepts_who_has_it() {
+    let mut rig = Rig::with(1, |settings| {
+        let accept = contract::config::Accept { username: None, client_id_prefix: None, cert: Some("us".into()) };
+        settings.links = alloc::vec![contract::config::Link { accept: Some(accept), ..crate::rig::link("us-east") }];
+    });
+    for (common_name, granted) in [(None, "suback 135"), (Some("them"), "suback 135"), (Some("us"), "suback 1")] {
+        rig.common_name = common_name.map(Into::into);
+        let client = rig.connect("speaker");
+        rig.got(client);
+        rig.subscribe(client, "$LINK/cluster/resp/us-east/actor", Q1);
+        assert_eq!(rig.heard(client), [granted], "{common_name:?}");
+    }
+}
+
+#[test]
+fn clients_below_a_mountpoint_meet_among_themselves_and_do_not_see_it() {
+    let mut rig = Rig::with(2, |settings| {
+        settings.mountpoints = alloc::vec![None, Some("a/".into()), Some("b/".into())];
+    });
+    let everywhere = rig.connect("everywhere");
+    rig.subscribe(everywhere, "#", Q1);
+    let below = |rig: &mut Rig, listener, client: &str| {
+        rig.listener = listener;
+        rig.connect(client)
+    };
+    let (first, second, other) = (below(&mut rig, 1, "a1"), below(&mut rig, 1, "a2"), below(&mut rig, 2, "b1"));
+    for client in [second, other] {
+        rig.subscribe(client, "#", Q1);
+        rig.subscribe(client, "$share/g/shared", Q1);
+        rig.subscribe(client, "gone", Q1);
+        let mut bytes = Vec::new();
+        encode::unsubscribe(&mut bytes, Version::V5, id(2), &["gone"]);
+        rig.send(client, &bytes);
+    }
+    for client in [first, second, other, everywhere] {
+        rig.heard(client);
+    }
+    rig.publish(first, "t/1", "live", Q1, true);
+    rig.publish(first, "shared", "one of us", Q1, false);
+    let heard = rig.heard(second);
+    assert!(heard.iter().any(|line| line.contains("t/1") && line.contains("live")), "{heard:?}");
+    assert!(heard.iter().filter(|line| line.contains("one of us")).count() == 2, "{heard:?}");
+    assert!(heard.iter().all(|line| !line.contains("a/")), "{heard:?}");
+    assert!(rig.heard(other).is_empty());
+    let heard = rig.heard(everywhere);
+    assert!(heard.iter().any(|line| line.contains("a/t/1")) && heard.iter().any(|line| line.contains("a/shared")));
+    // Retained values and wills, too.
+    let late = below(&mut rig, 1, "a3");
+    rig.got(late);
+    rig.subscribe(late, "t/1", Q1);
+    let heard = rig.heard(late);
+    assert!(
+        heard.iter().any(|line| line.contains("t/1") && line.contains("live") && !line.contains("a/")),
+        "{heard:?}"
+    );
+}
+
+#[test]
 fn a_client_that_does_not_read_its_acknowledgements_is_not_read_either() {
     let mut rig = Rig::with(1, |settings| settings.limits.output_bytes_max = 4096);
     let client = rig.connect("deaf");

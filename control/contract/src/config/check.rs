@@ -7,7 +7,7 @@ use alloc::{
 };
 use core::net::SocketAddr;
 
-use mqtt::topic::Filter;
+use mqtt::topic::{Filter, Topic};
 
 use super::{
     Config, Pin,
@@ -91,6 +91,9 @@ impl Rules<'_> {
         }
         for listener in config.listeners.iter_mut().filter(|listener| listener.enable) {
             let place = format!("listeners.{}.{}", listener.kind.as_str(), listener.name);
+            if let Some(mountpoint) = &listener.mountpoint {
+                self.mountpoint(&place, mountpoint);
+            }
             if let Some(tls) = &listener.tls {
                 self.tls(&format!("{place}.ssl_options"), tls);
             }
@@ -167,6 +170,16 @@ impl Rules<'_> {
             let text = format!("is {}; a path begins with / and has no ? or #", shorten(&quote(path)));
             self.wrong(&format!("{place}.websocket.mqtt_path"), &text);
         }
+    }
+
+    fn mountpoint(&mut self, place: &str, mountpoint: &str) {
+        let why = match Topic::parse(mountpoint, usize::from(u16::MAX)) {
+            Err(error) => error.to_string(),
+            Ok(_) if mountpoint.starts_with('$') => "topics that begin with $ are the broker's own".into(),
+            Ok(_) if !mountpoint.ends_with('/') => "it must end with /".into(),
+            Ok(_) => return,
+        };
+        self.wrong(&format!("{place}.mountpoint"), &format!("is {}: {why}", shorten(&quote(mountpoint))));
     }
 
     fn unix(&mut self, place: &str, mode: &str) {

@@ -16,6 +16,8 @@ pub const LISTENERS_MAX: usize = 64;
 pub const DEFAULT_NAME: &str = "default";
 /// Longest path of a socket that the kernel takes.
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
+/// Longest mountpoint.
+const MOUNTPOINT_BYTES_MAX: usize = 1024;
 /// Longest name of a file.
 const FILE_NAME_BYTES_MAX: usize = 4096;
 /// Words of `ssl_options.versions`.
@@ -40,6 +42,8 @@ pub struct Listener {
     pub proxy_protocol: bool,
     /// How long that header may take, in milliseconds.
     pub proxy_protocol_timeout_ms: u32,
+    /// What all topics of its clients begin with, which they do not see.
+    pub mountpoint: Option<String>,
     /// TLS, of the kinds `ssl` and `wss`.
     pub tls: Option<Tls>,
     /// WebSocket, of the kinds `ws` and `wss`.
@@ -120,6 +124,8 @@ macro_rules! network {
                 max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "1000";
                 /// Clients may connect without a user name. On loopback they may while `authentication` names nobody to ask.
                 allow_anonymous: bool = "allow_anonymous", Kind::Switch, Switch(false), Restart, "true";
+                /// What all topics of its clients begin with, which they do not see: it is put before what they publish and subscribe to, and taken off what they get. Ends with `/`.
+                mountpoint: Option<String> = "mountpoint", Kind::Text(MOUNTPOINT_BYTES_MAX), Unset, Restart, "\"tenant-a/\"";
                 /// A load balancer sends a PROXY header (version 1 or 2) first, and the client is who it names. Whoever sends none is closed.
                 proxy_protocol: bool = "proxy_protocol", Kind::Switch, Switch(false), Restart, "true";
                 /// How long the PROXY header may take.
@@ -137,6 +143,7 @@ macro_rules! network {
                     enable: self.enable,
                     max_connections: self.max_connections,
                     allow_anonymous: self.allow_anonymous,
+                    mountpoint: self.mountpoint,
                     proxy_protocol: self.proxy_protocol,
                     proxy_protocol_timeout_ms: self.proxy_protocol_timeout_ms,
                     tls,
@@ -234,6 +241,8 @@ section! {
         enable: bool = "enable", Kind::Switch, Switch(true), Restart, "false";
         /// Connections of this listener on the whole node; more are closed at once.
         max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "1000";
+        /// What all topics of its clients begin with, which they do not see. Ends with `/`.
+        mountpoint: Option<String> = "mountpoint", Kind::Text(MOUNTPOINT_BYTES_MAX), Unset, Restart, "\"local/\"";
     }
 }
 
@@ -247,6 +256,7 @@ impl Unix {
             enable: self.enable,
             max_connections: self.max_connections,
             allow_anonymous: true,
+            mountpoint: self.mountpoint,
             proxy_protocol: false,
             proxy_protocol_timeout_ms: 0,
             tls: None,

@@ -381,6 +381,10 @@ fn a_listener_that_would_check_less_than_it_says_is_refused() {
     }
     let said = refused("listeners.unix.a.mode = \"0888\"", &[]);
     assert!(said.contains("listeners.unix.a.path is required") && said.contains("must be octal digits"), "{said}");
+    for (mountpoint, why) in [("a", "it must end with /"), ("$a/", "begin with $"), ("+/", "cannot contain")] {
+        let said = refused(&format!("listeners.tcp.default.mountpoint = \"{mountpoint}\""), &[]);
+        assert!(said.contains("listeners.tcp.default.mountpoint is") && said.contains(why), "{said}");
+    }
     let said = refused("listeners.ws.default.websocket.mqtt_path = \"mqtt\"", &[]);
     assert!(said.contains("a path begins with /"), "{said}");
 }
