@@ -99,17 +99,6 @@ pub(crate) struct Connection {
     pub(crate) sent: usize,
     pub(crate) stage: Stage,
     pub(crate) seat: Option<Seat>,
-    /// Where it was accepted, until its stage knows who is there: the broker has not heard of it.
-    pub(crate) unknown: Option<Unknown>,
-}
-
-/// A connection that the broker has not heard of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unknown {
-    /// Index of the listener in the configuration's order.
-    pub(crate) listener: u16,
-    /// When it was accepted.
-    pub(crate) since_us: u64,
 }
 
 impl Connection {
@@ -133,7 +122,6 @@ impl Connection {
             sent: 0,
             stage,
             seat,
-            unknown: None,
         }
     }
 
@@ -246,7 +234,7 @@ impl Connections {
         let handshakes_done = self.handshakes >= HANDSHAKES_PER_TURN;
         self.tenant(conn).is_some_and(|tenant| {
             tenant.read_turn == turn && tenant.read_bytes >= read_bytes_max
-                || handshakes_done && tenant.unknown.is_some() && tenant.stage.is_handshaking()
+                || handshakes_done && tenant.stage.is_handshaking()
         })
     }
 

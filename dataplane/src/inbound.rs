@@ -11,11 +11,11 @@ use contract::time::Now;
 use transport::websocket::Flow;
 
 use crate::{
-    connections::{Connection, Connections, Due, Phase, Receive, Unknown},
+    connections::{Connection, Connections, Due, Phase, Receive},
     listener::{ACCEPT_BACKOFF_US, Listener},
     ring::{Completion, Ring, owned},
     shard::Brain,
-    stage::Stage,
+    stage::{Stage, Unknown},
 };
 
 /// A receive completed: bytes, the end, or a reason to try again. `false` if the connection has had its share of
@@ -84,7 +84,7 @@ fn open(connections: &mut Connections, brain: &mut impl Brain, now: Now, conn: C
     let handshaking = layers.is_handshaking();
     let opened = layers.open(wire, &mut plain);
     let known = layers.known();
-    if known && let Some(Unknown { listener, since_us }) = connection.unknown.take() {
+    if known && let Some(Unknown { listener, since_us }) = layers.unknown.take() {
         let (peer, certificate) = (layers.peer(), layers.certificate());
         if layers.is_done() {
             connection.stage = Stage::Plain;
@@ -154,22 +154,20 @@ fn welcome(
         connections.events().listener_full(now.mono_us, &listener.name, peer);
         return;
     };
-    let stage = match listener.recipe.stage(&listener.name, peer) {
+    let (index, since_us) = (listener.index, now.mono_us);
+    let stage = match listener.recipe.stage(&listener.name, peer, Unknown { listener: index, since_us }) {
         Ok(stage) => stage,
         Err(broken) => {
             brain.count(broken.counter());
             return connections.events().transport_broken(now.mono_us, &listener.name, peer, &broken);
         }
     };
-    let mut connection = Connection::new(socket, Phase::Open, stage, Some(seat));
-    let (listener_index, since_us) = (listener.index, now.mono_us);
-    let patience_us = listener.recipe.patience_us();
-    connection.unknown = patience_us.map(|_| Unknown { listener: listener_index, since_us });
+    let connection = Connection::new(socket, Phase::Open, stage, Some(seat));
     let Some(conn) = connections.insert(connection) else { return };
-    match patience_us {
+    match listener.recipe.patience_us() {
         Some(patience_us) => connections.due_connection(conn, patience_us),
         None => {
-            let input = Input::Accepted { conn, listener: listener_index, peer, certificate: None, since_us };
+            let input = Input::Accepted { conn, listener: index, peer, certificate: None, since_us };
             brain.input(now, input, connections);
         }
     }

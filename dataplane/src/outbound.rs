@@ -121,7 +121,7 @@ fn told_closed(connections: &mut Connections, ring: &mut Ring, conn: ConnId, cau
     connections.due_connection(conn, LINGER_US);
     let Some(connection) = connections.tenant(conn) else { return };
     connection.phase = Phase::Spent;
-    if connection.unknown.is_none() {
+    if !connection.stage.is_unknown() {
         connections.pending.push_back(Pending::Closed { conn, cause });
     }
     let Some(connection) = connections.tenant(conn) else { return };
@@ -162,7 +162,7 @@ impl Connections {
                 }
             }
             Phase::Closing(_) | Phase::Spent => connection.failed = true,
-            Phase::Open if connection.unknown.is_some() => self.broken(brain, conn, &Broken::Overdue),
+            Phase::Open if connection.stage.is_unknown() => self.broken(brain, conn, &Broken::Overdue),
             Phase::Open | Phase::Leaving(_) => {}
         }
         self.unsettle(conn);

@@ -75,8 +75,19 @@ impl fmt::Display for Broken {
     }
 }
 
+/// A connection that the broker has not heard of, because it is not known who is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unknown {
+    /// Index of the listener in the configuration's order.
+    pub(crate) listener: u16,
+    /// When it was accepted.
+    pub(crate) since_us: u64,
+}
+
 /// The layers of one connection, the outermost first.
 pub(crate) struct Layers {
+    /// Until the broker is told.
+    pub(crate) unknown: Option<Unknown>,
     /// A header that has not come yet.
     proxy: Option<proxy::Header>,
     tls: Option<Box<Tls>>,
@@ -90,12 +101,13 @@ pub(crate) struct Layers {
 
 impl Recipe {
     /// The stage of a new connection.
-    pub(crate) fn stage(&self, listener: &Arc<str>, peer: SocketAddr) -> Result<Stage, Broken> {
+    pub(crate) fn stage(&self, listener: &Arc<str>, peer: SocketAddr, unknown: Unknown) -> Result<Stage, Broken> {
         if self.is_plain() {
             return Ok(Stage::Plain);
         }
         let tls = self.tls.as_ref().map(|(config, _)| Tls::new(config.clone()).map(Box::new));
         Ok(Stage::Layered(Box::new(Layers {
+            unknown: self.patience_us().map(|_| unknown),
             proxy: self.proxy_us.map(|_| proxy::Header::default()),
             tls: tls.transpose().map_err(Broken::TlsHandshake)?,
             websocket: self.websocket.clone().map(|settings| Box::new(WebSocket::new(settings))),
@@ -138,6 +150,11 @@ impl Stage {
                 }
             }
         }
+    }
+
+    /// Has the broker not heard of the connection yet?
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Stage::Layered(layers) if layers.unknown.is_some())
     }
 
     /// Is the handshake of TLS, which costs a shard most, still going on?

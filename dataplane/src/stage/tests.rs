@@ -16,6 +16,7 @@ use super::*;
 use crate::certificates;
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+const UNKNOWN: Unknown = Unknown { listener: 0, since_us: 0 };
 const HEAD: &str = "GET /mqtt HTTP/1.1\r\nHost: b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Protocol: mqtt\r\n\r\n";
@@ -92,7 +93,7 @@ fn recipe(tls: Option<&config::Tls>, websocket: bool, proxy: bool) -> Recipe {
 }
 
 fn layers(recipe: &Recipe) -> Layers {
-    match recipe.stage(&"ssl:test".into(), PEER).expect("a stage") {
+    match recipe.stage(&"ssl:test".into(), PEER, UNKNOWN).expect("a stage") {
         Stage::Layered(layers) => *layers,
         Stage::Plain => panic!("a stage with layers"),
     }
@@ -177,7 +178,7 @@ fn every_split_of_proxy_tls_and_websocket_reads_the_same() {
 #[test]
 fn a_plain_connection_has_no_layers_and_a_proxied_one_loses_its_only_one() {
     let plain = recipe(None, false, false);
-    assert!(matches!(plain.stage(&"tcp:test".into(), PEER), Ok(Stage::Plain)));
+    assert!(matches!(plain.stage(&"tcp:test".into(), PEER, UNKNOWN), Ok(Stage::Plain)));
     assert_eq!(plain.patience_us(), None);
     let proxied = recipe(None, false, true);
     assert_eq!(proxied.patience_us(), Some(1000));
