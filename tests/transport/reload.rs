@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Connections that live through the change.
-const LIVE: usize = 50;
+const LIVE: usize = 1000;
 
 fn reload(node: &Node) {
     process::signal(node.pid(Role::Supervisor), Signal::HUP);

@@ -1,9 +1,11 @@
 //! TLS misused: every certificate that must not be believed, old versions, renegotiation, the wrong protocol on each
 //! side, and handshakes that never end. `openssl s_client` is the client that does what libraries would not.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use harness::{LONG, Program, client_on, needs, wire, wire::kind};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     papers::Papers,
@@ -11,8 +13,21 @@ use crate::{
     secure::{self, Client},
 };
 
-/// Half handshakes that are open at once.
-const HALF: usize = 500;
+/// Handshakes that begin at once.
+const STORM: usize = 500;
+/// Handshakes that never end, or as many as this process may have descriptors for.
+const HALF: usize = 10_000;
+/// Descriptors that the other tests of this process need.
+const DESCRIPTORS_OF_OTHERS: u64 = 2500;
+
+/// Half handshakes that this test can have, with as many descriptors as the system allows.
+fn half_handshakes() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).expect("the soft limit may be raised to the hard one");
+    let room = limit.maximum.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_OF_OTHERS);
+    HALF.min(usize::try_from(room).unwrap_or(HALF)).max(100)
+}
 
 /// Runs `openssl s_client` with `input` on its standard input, and gives all that it printed.
 fn s_client(papers: &Papers, port: u16, arguments: &[&str], input: &str) -> String {
@@ -120,6 +135,27 @@ fn each_protocol_on_the_port_of_the_other_is_refused() {
 }
 
 #[test]
+fn a_storm_of_handshakes_is_served_and_who_is_connected_too() {
+    let (place, node) = place();
+    let broker = node.address("ssl", "default");
+    let config = secure::config(&place.papers, None);
+    let mut client = Client::connect(secure::tls(secure::tcp(broker), config.clone()), "tls-before-storm");
+    // Every hello is there before the first answer is read.
+    let storm: Vec<_> = (0..STORM)
+        .map(|at| {
+            let mut stream = secure::tls(secure::tcp(broker), config.clone());
+            stream.conn.write_tls(&mut stream.sock).expect("the broker reads");
+            (at, stream)
+        })
+        .collect();
+    client.send(&wire::pingreq());
+    client.expect(kind::PINGRESP);
+    for (at, stream) in storm {
+        Client::connect(stream, &client_on((at % 3) as u16, 3, &format!("tls-storm-{at}")));
+    }
+}
+
+#[test]
 fn handshakes_that_never_end_are_ended_and_harm_nobody() {
     let (place, node) = place();
     let broker = node.address("ssl", "hasty");
@@ -127,21 +163,25 @@ fn handshakes_that_never_end_are_ended_and_harm_nobody() {
         secure::tls(secure::tcp(broker), secure::config(&place.papers, None)),
         &client_on(0, 3, "tls-among-half"),
     );
-    let mut half: Vec<_> = (0..HALF).map(|_| secure::tcp(broker)).collect();
+    let before = node.counter("handshake_timeout");
+    let mut half: Vec<_> = (0..half_handshakes()).map(|_| secure::tcp(broker)).collect();
+    let count = half.len() as u64;
     for (at, stream) in half.iter_mut().enumerate() {
-        // Nothing, a part of a record, or the beginning of one that would be long.
+        // Nothing, a part of a record, or the beginning of one that would be long. The first ones may be over already.
         let part: &[u8] = [&[][..], &[0x16, 3, 1], &[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3]][at % 3];
-        stream.write_all(part).expect("the broker reads");
+        let _ = stream.write_all(part);
     }
     client.send(&wire::pingreq());
     client.expect(kind::PINGRESP);
     let fresh = secure::tls(secure::tcp(broker), secure::config(&place.papers, None));
     Client::connect(fresh, &client_on(2, 3, "tls-fresh-among-half"));
     for mut stream in half {
+        // A reset is an end, too: what was written after it was not read.
         let mut said = Vec::new();
-        stream.read_to_end(&mut said).expect("an orderly end");
+        let ended = stream.read_to_end(&mut said);
+        assert!(!ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "it is still open");
     }
-    node.counter_reaches("handshake_timeout", HALF as u64);
+    node.counter_reaches("handshake_timeout", before + count);
     client.send(&wire::pingreq());
     client.expect(kind::PINGRESP);
 }
