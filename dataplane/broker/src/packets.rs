@@ -162,7 +162,7 @@ impl Shard {
         }
     }
 
-    /// Bytes that are no CONNECT: close, with a CONNACK where one can be understood.
+    /// Bytes that are no CONNECT: close, with a CONNACK where one can be understood and its version has words for it.
     fn refuse_bytes(&mut self, id: ConnId, bytes: &[u8], malformed: Malformed, out: &mut impl Output) {
         self.counters.one(Counter::packets_malformed);
         let Some(conn) = self.conns.get(id) else { return };
@@ -171,6 +171,8 @@ impl Shard {
         //= MQTT-3.1.2-2
         //= MQTT-3.1.3-8
         //= MQTT-3.2.2-7
+        //= MQTT-3.1.4-1
+        //= MQTT311-3.1.4-1
         if let Some(version) = claimed_version(bytes) {
             let properties = codec::ConnackProperties::default();
             let connack = codec::Connack { session_present: false, reason: malformed.reason(), properties };

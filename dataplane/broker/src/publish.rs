@@ -468,7 +468,7 @@ impl Shard {
         let Some(packet) = publish.packet_id else { return Ok(()) };
         let Some(open) = self.conns.open(id) else { return Ok(()) };
         if open.protocol.version != Version::V5 {
-            //= MQTT-3.3.5-2
+            //= MQTT311-3.3.5-2
             return Err(Misbehaved { reason, why: "a publish that is not allowed" });
         }
         open.acks.push(Ack { packet, qos2: publish.qos == Qos::ExactlyOnce, ready: Some(reason) });

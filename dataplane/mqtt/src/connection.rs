@@ -94,9 +94,11 @@ impl Connection {
             (false, true) => 0,
             (false, false) => grant.session_expiry_s,
         };
+        //= MQTT-3.2.2-22
+        // Only 5.0 has a CONNACK that could tell the client.
         let keep_alive_s = match grant.server_keep_alive_s {
-            0 => connect.keep_alive_s,
-            server => server,
+            server if v5 && server > 0 => server,
+            _ => connect.keep_alive_s,
         };
         let alias_out_max = properties.topic_alias_maximum.unwrap_or(0).min(grant.topic_alias_out_max);
         Connection {
@@ -141,7 +143,7 @@ impl Connection {
     #[inline]
     pub fn check_quota(&self, unacknowledged: usize) -> Result<(), Misbehaved> {
         if self.version == Version::V5 && unacknowledged >= usize::from(self.receive_max) {
-            //= MQTT-3.3.4-9
+            //= MQTT-3.3.4-7
             return Err(Misbehaved {
                 reason: Reason::ReceiveMaximumExceeded,
                 why: "more unacknowledged publishes than our Receive Maximum",
@@ -208,7 +210,6 @@ impl Connection {
     /// The session expiry that DISCONNECT may set (3.14.2.2.2): not from zero.
     pub fn change_expiry(&mut self, asked_s: u32, grant: &Grant) -> Result<(), Misbehaved> {
         if self.session_expiry_s == 0 && asked_s != 0 {
-            //= MQTT-3.1.2-23
             return Err(Misbehaved {
                 reason: Reason::ProtocolError,
                 why: "session expiry raised from zero at DISCONNECT",

@@ -238,8 +238,8 @@ impl Reason {
         }
     }
 
-    /// The return code of a 3.x CONNACK that says this best; 3.x has only five ways to refuse.
-    pub fn connack_311(self) -> u8 {
+    /// The return code of a 3.x CONNACK that says this; `None` where 3.x has no words and closes in silence.
+    pub fn connack_311(self) -> Option<u8> {
         use Reason::*;
         match self {
             Success
@@ -249,19 +249,24 @@ impl Reason {
             | NoMatchingSubscribers
             | NoSubscriptionExisted
             | ContinueAuthentication
-            | ReAuthenticate => 0,
-            UnsupportedProtocolVersion => 1,
-            ClientIdNotValid => 2,
-            BadUserNameOrPassword | BadAuthenticationMethod => 4,
-            NotAuthorized | Banned => 5,
-            // "Server unavailable" is the only refusal that does not blame the client's name or rights.
+            | ReAuthenticate => Some(0),
+            UnsupportedProtocolVersion => Some(1),
+            ClientIdNotValid => Some(2),
+            // "Server unavailable" blames neither the client's packet, nor its name, nor its rights.
             UnspecifiedError
-            | MalformedPacket
-            | ProtocolError
             | ImplementationSpecific
             | ServerUnavailable
             | ServerBusy
             | ServerShuttingDown
+            | QuotaExceeded
+            | UseAnotherServer
+            | ServerMoved
+            | ConnectionRateExceeded => Some(3),
+            BadUserNameOrPassword | BadAuthenticationMethod => Some(4),
+            NotAuthorized | Banned => Some(5),
+            //= MQTT311-3.2.2-6
+            MalformedPacket
+            | ProtocolError
             | KeepAliveTimeout
             | SessionTakenOver
             | TopicFilterInvalid
@@ -272,18 +277,14 @@ impl Reason {
             | TopicAliasInvalid
             | PacketTooLarge
             | MessageRateTooHigh
-            | QuotaExceeded
             | AdministrativeAction
             | PayloadFormatInvalid
             | RetainNotSupported
             | QosNotSupported
-            | UseAnotherServer
-            | ServerMoved
             | SharedSubscriptionsNotSupported
-            | ConnectionRateExceeded
             | MaximumConnectTime
             | SubscriptionIdsNotSupported
-            | WildcardSubscriptionsNotSupported => 3,
+            | WildcardSubscriptionsNotSupported => None,
         }
     }
 
@@ -414,11 +415,11 @@ mod tests {
     #[test]
     fn connack_codes_of_3x_map_back_and_forth() {
         for code in 0..=5 {
-            assert_eq!(Reason::from_connack_311(code).map(Reason::connack_311), Some(code));
+            assert_eq!(Reason::from_connack_311(code).and_then(Reason::connack_311), Some(code));
         }
         assert_eq!(Reason::from_connack_311(6), None);
         for reason in Reason::ALL {
-            assert_eq!(reason.connack_311() != 0, reason.is_failure(), "{reason:?}");
+            assert_eq!(reason.connack_311() != Some(0), reason.is_failure(), "{reason:?}");
         }
     }
 

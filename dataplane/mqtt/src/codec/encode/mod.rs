@@ -138,14 +138,17 @@ fn will(out: &mut Vec<u8>, version: Version, will: &Will<'_>) {
     binary(out, will.payload);
 }
 
-/// Appends a CONNACK.
+/// Appends a CONNACK; nothing before version 5, if it has no return code for the reason.
 pub fn connack(out: &mut Vec<u8>, version: Version, connack: &Connack<'_>) {
     //= MQTT-3.2.2-6
     let present = connack.session_present && connack.reason == Reason::Success;
     if version != Version::V5 {
         // 3.1 knows no session present: the byte is reserved.
         let present = present && version == Version::V311;
-        return out.extend_from_slice(&[0x20, 2, u8::from(present), connack.reason.connack_311()]);
+        if let Some(code) = connack.reason.connack_311() {
+            out.extend_from_slice(&[0x20, 2, u8::from(present), code]);
+        }
+        return;
     }
     write_packet(out, 0x20, |out| {
         out.push(u8::from(present));

@@ -101,7 +101,7 @@ fn other_names_and_levels_are_unsupported_versions() {
         bad(Version::V5, &bytes, Malformed::UnsupportedVersion(level));
     }
     assert_eq!(Malformed::ProtocolName.reason(), Reason::UnsupportedProtocolVersion);
-    assert_eq!(Malformed::UnsupportedVersion(6).reason().connack_311(), 1);
+    assert_eq!(Malformed::UnsupportedVersion(6).reason().connack_311(), Some(1));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn an_empty_client_id_needs_a_clean_session_and_not_3_1() {
     good(Version::V5, &bytes(Version::V5, 0), Packet::Connect(kept));
     bad(Version::V311, &bytes(Version::V311, 0), Malformed::ClientIdMissing);
     bad(Version::V31, &bytes(Version::V31, 2), Malformed::ClientIdMissing);
-    assert_eq!(Malformed::ClientIdMissing.reason().connack_311(), 2);
+    assert_eq!(Malformed::ClientIdMissing.reason().connack_311(), Some(2));
 }
 
 //= MQTT-1.5.4-1
@@ -229,6 +229,7 @@ fn connack_carries_the_codes_of_its_version_and_no_others() {
 }
 
 //= MQTT-3.2.2-6
+//= MQTT311-3.2.2-6
 #[test]
 fn connack_leaves_with_what_its_version_can_say() {
     let written = |version, session_present, reason| {
@@ -244,6 +245,7 @@ fn connack_leaves_with_what_its_version_can_say() {
     assert_eq!(written(Version::V311, true, Reason::Success), [0x20, 2, 1, 0]);
     assert_eq!(written(Version::V31, true, Reason::Success), [0x20, 2, 0, 0]);
     assert_eq!(written(Version::V311, true, Reason::NotAuthorized), [0x20, 2, 0, 5]);
+    assert_eq!(written(Version::V311, false, Reason::MalformedPacket), [], "3.1.1 has no code for it");
 }
 
 #[test]
