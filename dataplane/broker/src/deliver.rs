@@ -363,13 +363,17 @@ impl Delivering<'_> {
 
     /// The session was resumed: everything unfinished goes again.
     pub(crate) fn resend(&mut self, index: u32, out: &mut impl Output) {
-        if let Some(session) = self.sessions.at(index) {
-            session.state.outgoing.begin_again();
-            self.pump(index, out);
+        let Some(session) = self.sessions.at(index) else { return };
+        let Some(conn) = self.conns.at(session.conn) else { return };
+        for id in session.state.outgoing.begin_again() {
+            let (version, reason) = (version(conn.wire.v5), mqtt::types::Reason::Success);
+            encode::ack(&mut conn.out, version, encode::AckKind::Pubrel, id, reason);
         }
+        tell(conn, out);
+        self.pump(index, out);
     }
 
-    /// Sends what is owed on this connection, in order, with DUP; PUBREL where PUBREC had come.
+    /// Sends the messages that are owed on this connection, in order, with DUP.
     fn send_again(&mut self, index: u32, out: &mut impl Output) {
         let Some(session) = self.sessions.at(index) else { return };
         if !session.state.outgoing.owes() || !session.online() {
@@ -384,11 +388,7 @@ impl Delivering<'_> {
             }
             let Some(sent) = session.state.outgoing.next_again(conn.wire.send_max) else { break };
             let id = sent.id;
-            let Some(delivery) = &sent.delivery else {
-                let (version, reason) = (version(conn.wire.v5), mqtt::types::Reason::Success);
-                encode::ack(&mut conn.out, version, encode::AckKind::Pubrel, id, reason);
-                continue;
-            };
+            let Some(delivery) = &sent.delivery else { continue };
             //= MQTT-4.4.0-1
             //= MQTT-3.3.1-1
             let shape = (delivery.qos, delivery.retain, Some(id), true);

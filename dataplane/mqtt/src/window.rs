@@ -129,20 +129,34 @@ impl<M> Outgoing<M> {
         }
     }
 
-    /// The session was resumed: everything unfinished has to be sent again, as [`Outgoing::next_again`] says.
-    pub fn begin_again(&mut self) {
+    /// The session was resumed: everything unfinished has to be sent again, the releases given back here at once, in
+    /// order, the messages as [`Outgoing::next_again`] says.
+    //= MQTT-3.3.4-10
+    //= MQTT-4.3.3-5
+    //= MQTT-4.6.0-4
+    //= MQTT-4.9.0-3
+    // The Receive Maximum is about PUBLISH: it holds back no PUBREL.
+    pub fn begin_again(&mut self) -> impl Iterator<Item = PacketId> + '_ {
         self.owed = self.sent.len();
+        self.sent.iter().filter(|sent| sent.awaits == Awaits::Pubcomp).map(|sent| sent.id)
     }
 
-    /// The next one to send again, in order, if fewer than `send_max` wait for an answer on this connection.
+    /// The next message to send again, in order, if fewer than `send_max` wait for an answer on this connection.
     //= MQTT-3.3.4-9
+    //= MQTT-4.3.3-6
+    //= MQTT-4.6.0-1
     pub fn next_again(&mut self, send_max: u16) -> Option<&Sent<M>> {
-        let next = self.sent.len() - self.owed;
-        if self.owed == 0 || next >= usize::from(send_max) {
-            return None;
+        loop {
+            let next = self.sent.len() - self.owed;
+            let released = self.sent.get(next)?.delivery.is_none();
+            if !released && next >= usize::from(send_max) {
+                return None;
+            }
+            self.owed -= 1;
+            if !released {
+                return self.sent.get(next);
+            }
         }
-        self.owed -= 1;
-        self.sent.get(next)
     }
 
     /// Takes out of what has to be sent again the messages that `keep` does not want, in order.
@@ -323,12 +337,30 @@ mod tests {
     fn a_resumed_window_goes_again_in_order_and_no_faster_than_the_new_receive_maximum() {
         let mut out = Outgoing::default();
         let ids = [0, 1, 2].map(|n| out.send(Qos::AtLeastOnce, n));
-        out.begin_again();
+        assert_eq!(out.begin_again().count(), 0);
         assert_eq!(out.next_again(1).map(|sent| sent.id), Some(ids[0]));
         assert_eq!(out.next_again(1), None);
         assert_eq!(out.puback(ids[2]), Some(2), "acknowledged although it was not sent again");
         assert_eq!(out.puback(ids[0]), Some(0));
         assert_eq!(out.next_again(1).map(|sent| sent.id), Some(ids[1]));
+        assert!(!out.owes());
+    }
+
+    //= MQTT-3.3.4-10
+    //= MQTT-4.9.0-3
+    #[test]
+    fn a_resumed_window_releases_at_once_whatever_the_receive_maximum_is() {
+        let mut out = Outgoing::default();
+        let ids = [0, 1, 2, 3].map(|n| out.send(if n < 2 { Qos::AtLeastOnce } else { Qos::ExactlyOnce }, n));
+        assert_eq!(out.pubrec(ids[3], false), Pubrec::Release(3));
+        assert_eq!(out.pubrec(ids[2], false), Pubrec::Release(2));
+        assert!(out.begin_again().eq([ids[2], ids[3]]));
+        assert_eq!(out.next_again(1).map(|sent| sent.id), Some(ids[0]));
+        assert_eq!(out.next_again(1), None);
+        assert!(out.pubcomp(ids[2]));
+        assert_eq!(out.puback(ids[0]), Some(0));
+        assert_eq!(out.next_again(1).map(|sent| sent.id), Some(ids[1]));
+        assert_eq!(out.next_again(9), None, "the other release is out");
         assert!(!out.owes());
     }
 
