@@ -34,6 +34,7 @@ mod replay;
 mod retained;
 mod revision;
 mod session;
+mod sizes;
 mod subscribe;
 pub mod subscriptions;
 pub mod surface;

@@ -30,6 +30,7 @@ use crate::{
     plant::Plant,
     publish::LINK_PREFIX,
     session::{OFFLINE, SessionId},
+    sizes::{last_words, refusal},
     surface::{Cause, ConnId, Output, Parked},
 };
 
@@ -109,9 +110,11 @@ impl Shard {
         self.counters.one(Counter::connect_refused);
         let Some(conn) = self.conns.get(id) else { return };
         out.event(Event::Refused { client: connect.client_id, peer: conn.peer, reason, why: Cow::Borrowed(why) });
-        //= MQTT-3.2.2-6
-        let connack = Connack { session_present: false, reason, properties: ConnackProperties::default() };
-        encode::connack(&mut conn.out, connect.version, &connack);
+        refusal(&mut conn.out, connect, reason, why);
+        //= MQTT-3.1.4-2
+        //= MQTT-3.1.4-6
+        //= MQTT-3.2.2-7
+        // What came behind CONNECT is never looked at.
         close(conn, out);
     }
 
@@ -153,6 +156,10 @@ impl Shard {
         let grows = self.journal.grows();
         if let Some((reason, why)) = self.log_refuses_connect(connect, client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
+        }
+        if self.settings.connack_too_large(connect, &protocol, assigned) {
+            let why = "its maximum packet size is below that of CONNACK";
+            return self.refuse_connect(id, connect, Reason::ImplementationSpecific, why, out);
         }
         let Some(conn) = self.conns.get(id) else { return };
         let (peer, certificate) = (conn.peer, conn.certificate.as_ref());
@@ -390,8 +397,7 @@ impl Shard {
             let connack = Connack { session_present: false, reason: misbehaved.reason, properties };
             encode::connack(conn.farewell(), version, &connack);
         } else if conn.wire.v5 {
-            //= MQTT-4.13.1-1
-            encode::disconnect(conn.farewell(), Version::V5, misbehaved.reason, &DisconnectProps::default());
+            last_words(conn, misbehaved);
         }
         let client = match &conn.phase {
             Phase::Open(open) => self.sessions.get(open.session).map(|s| s.client.clone()),
@@ -410,6 +416,8 @@ impl Shard {
             reason: misbehaved.reason,
             why: Cow::Borrowed(misbehaved.why),
         });
+        //= MQTT-4.13.1-1
+        //= MQTT-4.13.2-1
         self.leave(id, misbehaved.why, out);
         if let Some(conn) = self.conns.get(id) {
             close(conn, out);
@@ -629,7 +637,7 @@ pub(crate) fn close(conn: &mut Conn, out: &mut impl Output) {
 
 impl crate::Settings {
     /// CONNACK: only what differs from what its absence says.
-    fn connack<'a>(
+    pub(crate) fn connack<'a>(
         &self,
         connect: &Connect<'_>,
         protocol: &Connection,

@@ -26,6 +26,7 @@ use crate::{
     plant::Plant,
     publish::LINK_PREFIX,
     session::{SessionId, SharedSubscription},
+    sizes::write_within,
     subscriptions::{Change, Guard, Options, Subscription},
     surface::{ConnId, Output},
 };
@@ -409,6 +410,7 @@ impl Shard {
             return;
         }
         let waiting = self.barrier.subscribes.remove(key as usize);
+        let mut fits = true;
         if let Some(session) = self.conns.open(waiting.conn).map(|open| open.session) {
             self.gate(waiting.conn, session);
         }
@@ -416,17 +418,24 @@ impl Shard {
             && let crate::conn::Phase::Open(open) = &conn.phase
         {
             let (version, reasons) = (open.protocol.version, waiting.reasons.iter().copied());
-            if waiting.unsubscribe {
-                //= MQTT-3.10.4-4
-                encode::unsuback(&mut conn.out, version, waiting.packet, reasons);
-            } else {
-                //= MQTT-3.8.4-1
-                encode::suback(&mut conn.out, version, waiting.packet, reasons);
-            }
+            let bytes_max = conn.wire.packet_bytes_max;
+            fits = write_within(&mut conn.out, bytes_max, |out| {
+                if waiting.unsubscribe {
+                    //= MQTT-3.10.4-4
+                    encode::unsuback(out, version, waiting.packet, reasons);
+                } else {
+                    //= MQTT-3.8.4-1
+                    encode::suback(out, version, waiting.packet, reasons);
+                }
+            });
             tell(conn, out);
         }
         self.brake_output(waiting.conn, out);
         waiting.replays.iter().for_each(|query| self.start_replay(*query));
+        if !fits {
+            let why = "an answer that is larger than the client takes";
+            self.misbehaved(waiting.conn, Misbehaved { reason: Reason::PacketTooLarge, why }, out);
+        }
     }
 
     /// An UNSUBSCRIBE of an open connection. UNSUBACK leaves when the owners of its shared groups know.
