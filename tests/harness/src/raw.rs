@@ -95,6 +95,19 @@ impl Raw {
         }
     }
 
+    /// Reads so many bytes as they come, packets or not.
+    #[track_caller]
+    pub fn read_exactly(&mut self, into: &mut Vec<u8>, count: usize) {
+        let until = Instant::now() + SHORT;
+        while self.bytes.len() < count {
+            assert!(!self.ended, "the broker closed after {} of {count} bytes", self.bytes.len());
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{} of {count} bytes within {SHORT:?}", self.bytes.len());
+            self.read_more(left);
+        }
+        into.extend(self.bytes.drain(..count));
+    }
+
     fn read_more(&mut self, bound: Duration) {
         self.stream.set_read_timeout(Some(bound.max(Duration::from_millis(1)))).expect("a bound on reads");
         let mut chunk = [0; 64 * 1024];
@@ -138,6 +151,14 @@ impl Raw {
         self.send(&bytes);
         let suback = self.expect(kind::SUBACK);
         assert_eq!(suback.reason(), qos, "the broker did not grant `{filter}`: {suback:?}");
+    }
+
+    /// Subscribes while messages come in: they are passed over.
+    #[track_caller]
+    pub fn subscribe_quietly(&mut self, filter: &str, qos: u8) {
+        let bytes = wire::subscribe(self.version, 1, filter, qos);
+        self.send(&bytes);
+        while self.next(SHORT).expect("the broker stays").kind != kind::SUBACK {}
     }
 
     /// Publishes at QoS 1 and requires the acknowledgement.
