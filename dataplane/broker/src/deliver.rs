@@ -74,6 +74,10 @@ fn parts<'a>(
     // What remains of the expiry, rounded up: a message that still lives has at least a second.
     let expiry = (message.expiry_ms != u64::MAX).then(|| message.expiry_ms.div_ceil(1000).max(1));
     PublishParts {
+        //= MQTT-3.3.1-3
+        //= MQTT-4.3.1-1
+        //= MQTT-4.3.2-2
+        //= MQTT-4.3.3-2
         dup: false,
         qos,
         retain,
@@ -143,6 +147,7 @@ impl Shard {
     pub(crate) fn deliver_here(&mut self, message: &Message<'_>, out: &mut impl Output) -> Delivered {
         let mut found = core::mem::take(&mut self.found);
         found.clear();
+        //= MQTT-3.3.2-3
         self.subscriptions.matching(message.topic, &mut found);
         let delivered = match found[..] {
             [] => Delivered::default(),
@@ -180,6 +185,8 @@ impl Shard {
             let heard = same.iter().filter(|s| {
                 !(s.options.no_local() && publisher == message.publisher) && s.options.guard() != Guard::Muted
             });
+            //= MQTT-3.3.4-3
+            //= MQTT-3.3.4-4
             let mut ids: SmallVec<[u32; 8]> = heard.clone().map(|s| s.id).filter(|id| *id != 0).collect();
             ids.sort_unstable();
             ids.dedup();
@@ -240,6 +247,8 @@ impl Delivering<'_> {
         if options.no_local() && session.client_hash == message.publisher {
             return;
         }
+        //= MQTT-3.8.4-8
+        //= MQTT-4.8.2-3
         let qos = options.qos().min(message.qos);
         if options.restricted() && session.withheld(message.topic, options) {
             return self.counters.one(Counter::shed_delivery_denied);
@@ -329,6 +338,7 @@ impl Delivering<'_> {
             let (counters, pool, journal) = (&mut *self.counters, &mut *self.pool, &mut *self.journal);
             let number = session.number;
             let next = session.state.next(now_us, conn.wire.send_max, |dead| {
+                //= MQTT-3.3.2-5
                 counters.one(Counter::shed_expired);
                 journal.gone(number, &dead);
                 pool.release(dead.message);
@@ -392,6 +402,7 @@ impl Delivering<'_> {
             //= MQTT-4.4.0-1
             //= MQTT-3.3.1-1
             let shape = (delivery.qos, delivery.retain, Some(id), true);
+            //= MQTT-4.3.3-7
             let message = delivery.message.message(now_us);
             self.encoded.forget();
             if write(conn, self.encoded, &message, shape, &delivery.ids) {

@@ -364,6 +364,8 @@ impl Shard {
         let guard = if self.restricted { Guard::Guarded } else { Guard::Open };
         let options = member.options.with_guard(guard);
         let (mut delivering, _) = self.delivering();
+        //= MQTT-4.8.2-4
+        // It is this member's now, whatever becomes of its connection.
         delivering.live(member.session.index, options, ids, message, out);
         delivering.finish()
     }

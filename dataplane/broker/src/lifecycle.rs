@@ -43,8 +43,11 @@ impl Shard {
         if let Err((reason, why)) = self.connect_refused(connect) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
+        //= MQTT-3.1.3-6
+        //= MQTT-3.1.3-7
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client = assigned.as_deref().unwrap_or(connect.client_id);
+        //= MQTT-3.1.3-2
         let home = hash::owner_shard(hash::partition_of_client(client), self.settings.shards);
         if home != self.settings.shard {
             let Some(conn) = self.conns.remove(id) else { return };
@@ -65,6 +68,7 @@ impl Shard {
     fn connect_refused(&self, connect: &Connect<'_>) -> Result<(), (Reason, &'static str)> {
         let mqtt = &self.settings.mqtt;
         let v5 = connect.version == Version::V5;
+        //= MQTT-3.1.3-5
         if connect.client_id.len() > usize::from(mqtt.client_id_bytes_max) {
             return Err((Reason::ClientIdNotValid, "the client id is longer than mqtt.max_clientid_len"));
         }
@@ -178,12 +182,14 @@ impl Shard {
             self.counters.one(Counter::shed_will_denied);
             return self.refuse_connect(id, connect, Reason::NotAuthorized, "a will that it may not publish", out);
         }
+        //= MQTT-3.1.4-4
         let (session, present) = self.attach_session(connect, client, &protocol, out);
         if let Some(state) = self.sessions.get_mut(session) {
             state.conn = id.index;
             state.ends_us = u64::MAX;
             state.access = access;
             state.state.expiry_s = protocol.session_expiry_s;
+            //= MQTT-3.1.2-7
             state.state.will = connect.will.as_ref().map(|will| Box::new(WillMessage::from(will)));
             if let (Some(will), Some(mountpoint)) = (&mut state.state.will, &mountpoint) {
                 will.topic = mountpoint::will(mountpoint, &will.topic).into();
@@ -209,6 +215,9 @@ impl Shard {
             self.journal.gate(conn, at, mono_us);
             conn.connack_until = self.journal.until();
         }
+        //= MQTT-3.1.4-5
+        //= MQTT-3.2.0-1
+        //= MQTT-3.2.0-2
         let connack = self.settings.connack(connect, &protocol, assigned, present);
         encode::connack(&mut conn.out, connect.version, &connack);
         conn.wire = Wire {
@@ -301,6 +310,7 @@ impl Shard {
                 if !connect.clean_start {
                     self.cancel_will(session);
                     self.counters.one(Counter::session_resumed);
+                    //= MQTT-3.1.2-5
                     return (session, true);
                 }
                 //= MQTT-3.1.2-4
@@ -309,6 +319,7 @@ impl Shard {
             }
         }
         self.counters.one(Counter::session_created);
+        //= MQTT-3.1.2-6
         (self.sessions.insert(client, protocol.session_expiry_s), false)
     }
 
@@ -342,7 +353,8 @@ impl Shard {
             session.state.undelivered().for_each(drop);
         }
         if let Some(session) = self.sessions.get_mut(id) {
-            session.state.outgoing.begin_again();
+            // All of it is owed, which is what the rights are held against; the releases go out below.
+            let _ = session.state.outgoing.begin_again();
         }
         // Another principal may have come, or the rules have changed meanwhile.
         self.apply_rights(id, out);
@@ -376,6 +388,7 @@ impl Shard {
             && !self.planted(Plant::WillAfterGoodbye)
             && let Some(open) = self.conns.open(id)
         {
+            //= MQTT-3.1.2-10
             open.goodbye = true;
         }
         self.leave(id, "DISCONNECT", out);
@@ -463,6 +476,7 @@ impl Shard {
             session.will_due_us = (now_us + delay_us).max(1);
         }
         let expiry_s = session.state.expiry_s;
+        //= MQTT-4.1.0-2
         session.ends_us = match expiry_s {
             u32::MAX => u64::MAX,
             s => now_us + u64::from(s) * 1_000_000,
@@ -491,10 +505,14 @@ impl Shard {
     /// Ends a session: its will, its subscriptions, what it had queued.
     pub(crate) fn end_session(&mut self, id: SessionId, out: &mut impl Output) {
         self.publish_will(id, out);
+        //= MQTT311-3.1.2-7
+        // Retained values are those of their topics, and stay.
         self.unsubscribe_all(id, out);
         let Some(mut session) = self.sessions.remove(id) else { return };
         self.journal.ended(session.number);
         let mut lost = 0;
+        //= MQTT-4.8.2-5
+        // Also what it had as a member of a group.
         for delivery in session.state.undelivered() {
             lost += 1;
             self.pool.release(delivery.message);
@@ -514,10 +532,13 @@ impl Shard {
     /// Publishes the will that is due, if the session has one and no connection.
     fn publish_will(&mut self, id: SessionId, out: &mut impl Output) {
         let Some(session) = self.sessions.get_mut(id) else { return };
+        //= MQTT-3.1.2-8
         if session.will_due_us == 0 || session.online() {
             return;
         }
         session.will_due_us = 0;
+        //= MQTT-3.1.2-10
+        //= MQTT311-3.1.2-12
         let Some(will) = session.state.will.take() else { return };
         if session.access.as_ref().is_some_and(|access| !access.may_publish(&will.topic, will.qos, will.retain)) {
             // It could when it connected.
@@ -533,6 +554,8 @@ impl Shard {
             expiry_ms: will.expiry_s.map_or(u64::MAX, |s| u64::from(s) * 1000),
             publisher,
             qos: will.qos,
+            //= MQTT-3.1.2-14
+            //= MQTT-3.1.2-15
             retain: will.retain,
             from_link: false,
             durable,
@@ -556,6 +579,7 @@ impl Shard {
     pub(crate) fn session_timer(&mut self, id: SessionId, out: &mut impl Output) {
         let now_us = self.now.mono_us;
         let Some(session) = self.sessions.get(id) else { return };
+        //= MQTT-4.1.0-1
         if session.online() {
             return;
         }
@@ -563,6 +587,7 @@ impl Shard {
         if will_due_us != 0 && will_due_us <= now_us {
             self.publish_will(id, out);
         }
+        //= MQTT-4.1.0-2
         if ends_us <= now_us {
             self.counters.one(Counter::session_expired);
             self.end_session(id, out);
@@ -629,6 +654,9 @@ impl Shard {
 
 /// Closes after the output is flushed. The entry stays until the shell reports the end.
 pub(crate) fn close(conn: &mut Conn, out: &mut impl Output) {
+    //= MQTT-3.14.4-1
+    //= MQTT-3.14.4-2
+    //= MQTT-4.13.2-1
     conn.phase = Phase::Closing;
     conn.unread = Vec::new();
     conn.farewell();
@@ -660,6 +688,9 @@ impl crate::Settings {
                 wildcard_available: (!mqtt.wildcard_subscription).then_some(false),
                 shared_available: (!mqtt.shared_subscription).then_some(false),
                 server_keep_alive_s: (mqtt.server_keep_alive_s > 0).then_some(mqtt.server_keep_alive_s),
+                //= MQTT-3.1.2-28
+                //= MQTT-4.12.0-6
+                // Nobody gets response information, nor an authentication method.
                 ..ConnackProperties::default()
             };
         }

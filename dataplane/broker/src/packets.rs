@@ -30,12 +30,15 @@ enum Go {
 
 impl Shard {
     /// Bytes of a connection arrived.
+    //= MQTT-4.2-1
+    // Whatever the transport is, all that is asked of it is a stream of bytes in order.
     pub(crate) fn received(&mut self, id: ConnId, bytes: &[u8], out: &mut impl Output) {
         self.counters.add(Counter::bytes_received, bytes.len() as u64);
         let now_us = self.now.mono_us;
         let Some(conn) = self.conns.get(id) else { return };
         conn.heard_us = now_us;
         match conn.phase {
+            //= MQTT-3.1.4-6
             Phase::Closing => return,
             Phase::Outlet(link) | Phase::Requester(link) => return self.link_received(id, link, bytes, out),
             Phase::Opening | Phase::Open(_) => {}
@@ -234,6 +237,7 @@ impl Shard {
             }
             Packet::Subscribe(subscribe) => return self.packet_subscribe(id, session, subscribe, out),
             Packet::Unsubscribe(unsubscribe) => self.packet_unsubscribe(id, session, unsubscribe, out),
+            //= MQTT-3.12.4-1
             Packet::Pingreq => self.answer(id, out, encode::pingresp),
             Packet::Disconnect(disconnect) => return self.packet_disconnect(id, disconnect, out),
             _ => {}
@@ -243,6 +247,9 @@ impl Shard {
 
     fn packet_puback(&mut self, id: SessionId, ack: &Ack<'_>, out: &mut impl Output) {
         let Some(session) = self.sessions.get_mut(id) else { return };
+        //= MQTT-4.4.0-2
+        //= MQTT-4.8.2-6
+        // With whatever reason: it is not sent again, and to nobody else.
         if let Some(delivery) = session.state.outgoing.puback(ack.packet_id) {
             if delivery.recorded() {
                 self.journal.acked(session.number, ack.packet_id.get());
@@ -271,6 +278,7 @@ impl Shard {
             }
             Pubrec::Again => Reason::Success,
             //= MQTT-4.3.3-4
+            //= MQTT-4.8.2-6
             Pubrec::Refused(delivery) => {
                 self.journal.acked(state.number, ack.packet_id.get());
                 self.pool.release(delivery.message);
@@ -291,6 +299,8 @@ impl Shard {
         packet: PacketId,
         out: &mut impl Output,
     ) {
+        //= MQTT-4.3.3-12
+        //= MQTT-4.3.3-13
         let known = self.sessions.get_mut(session).is_some_and(|s| s.state.incoming.release(packet));
         if known && let Some(session) = self.sessions.get(session) {
             self.journal.released(session.number, packet.get());

@@ -140,6 +140,7 @@ impl Shard {
         topic: &str,
         out: &mut impl Output,
     ) -> Result<(), Misbehaved> {
+        //= MQTT-4.3.2-5
         if let (Qos::ExactlyOnce, Some(packet)) = (publish.qos, publish.packet_id)
             && self.publish_again(id, session, packet, out)
         {
@@ -278,11 +279,13 @@ impl Shard {
     ) -> Routed {
         let me = self.settings.shard.0;
         let before = self.journal.position();
+        //= MQTT-4.5.0-1
         let wanted = self.interest.wanted(message.topic);
         let taken = self.took_repeated(message);
         let mut refused = false;
         let mut store = 0u128;
         // What a link brings is not stored: the remote's retained values are its own.
+        //= MQTT-3.3.1-8
         if message.retain && !message.from_link {
             let owner = hash::owner_shard(hash::partition_of_topic(message.topic), self.settings.shards).0;
             if owner == me {
@@ -404,6 +407,8 @@ impl Shard {
         let deadline_us = self.obligation_deadline_us();
         let waits = !self.planted(Plant::AckBeforeHop);
         let token = if waits { wait.one_more(&mut self.obligations, deadline_us) } else { 0 };
+        //= MQTT-4.6.0-5
+        //= MQTT-4.6.0-6
         frame::put_message(self.hops.message(to), Kind::Message, flags, token, &[], message);
         self.counters.one(Counter::hops_sent);
         if self.hops.over(to)
@@ -426,6 +431,7 @@ impl Shard {
         let Some(packet) = publish.packet_id else { return };
         let qos2 = publish.qos == Qos::ExactlyOnce;
         // A refusal ends the handshake (4.3.3): the client may use the id for another message at once.
+        //= MQTT-4.3.3-9
         let refused = routed.refused && routed.token == 0;
         if qos2
             && !refused
@@ -484,6 +490,9 @@ impl Shard {
         //= MQTT-4.6.0-2
         //= MQTT-4.6.0-3
         while let Some((ack, reason)) = open.acks.next_ready() {
+            //= MQTT-3.3.4-1
+            //= MQTT-4.3.2-4
+            //= MQTT-4.3.3-8
             let kind = if ack.qos2 { AckKind::Pubrec } else { AckKind::Puback };
             encode::ack(&mut conn.out, version, kind, ack.packet, reason);
         }
@@ -549,6 +558,7 @@ impl Shard {
             }
         }
         let Some(open) = self.conns.open(conn) else { return };
+        //= MQTT311-4.8.0-2
         if outcome.disconnect || refused && open.protocol.version != Version::V5 {
             return self.misbehaved(conn, Misbehaved { reason: outcome.reason, why: "a refused publish" }, out);
         }

@@ -199,6 +199,7 @@ impl Shard {
             // No Local is for messages that come live; a retained value always goes (3.8.3.1).
             let options = Options::new(replay.options.qos(), false, true).with_guard(guard);
             delivering.counters.one(Counter::retained_replayed);
+            //= MQTT311-3.3.1-8
             delivering.deliver(id.index, options, ids, &message, true, out);
             delivering.finish();
         }

@@ -156,6 +156,7 @@ impl Retained {
         }
         // The hybrid clock: wall time, but never behind what was given before.
         self.last_stamp = (now.wall_ms << 16).max(self.last_stamp + 1).max(old_stamp + 1);
+        //= MQTT-3.3.1-5
         let stamped = Message { stamp: self.last_stamp, durable: false, ..*message };
         self.remove(message.topic, pool);
         let kept = pool.keep(&stamped, now.mono_us);

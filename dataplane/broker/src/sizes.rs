@@ -52,6 +52,7 @@ pub(crate) fn last_words(conn: &mut Conn, misbehaved: Misbehaved) {
     let wanted = matches!(&conn.phase, Phase::Open(open) if open.protocol.problem_information);
     let (words, bytes_max) = (wanted.then_some(misbehaved.why), conn.wire.packet_bytes_max);
     for reason_string in [words, None] {
+        //= MQTT-3.14.2-2
         let with = DisconnectProps { reason_string, ..DisconnectProps::default() };
         let write = |out: &mut Vec<u8>| encode::disconnect(out, Version::V5, misbehaved.reason, &with);
         if write_within(conn.farewell(), bytes_max, write) {

@@ -220,6 +220,7 @@ impl Shard {
             missing: 1,
         }) as u32;
         let subscription_id = subscribe.subscription_id.unwrap_or(0);
+        //= MQTT-3.8.4-5
         for mut entry in subscribe.entries {
             let mounted = mountpoint.as_deref().map(|mountpoint| mountpoint::filter(mountpoint, entry.filter));
             entry.filter = mounted.as_deref().unwrap_or(entry.filter);
@@ -281,9 +282,11 @@ impl Shard {
                 return Ok(Reason::QuotaExceeded);
             }
         }
+        //= MQTT-3.2.2-10
         let qos = entry.qos.min(Qos::from_bits(mqtt.qos_max).unwrap_or(Qos::ExactlyOnce));
         // 3.x has no options: No Local off, RETAIN cleared on live messages.
         let options = Options::new(qos, v5 && entry.no_local, v5 && entry.retain_as_published).with_guard(guard);
+        //= MQTT-3.8.4-7
         let granted = match qos {
             Qos::AtMostOnce => Reason::Success,
             Qos::AtLeastOnce => Reason::GrantedQos1,
@@ -308,6 +311,7 @@ impl Shard {
         }
         self.journal.subscribed(number, "", filter, options, subscription_id);
         let subscription = Subscription { session: id.index, id: subscription_id, options };
+        //= MQTT-3.8.4-3
         let (at, change, existed) = self.subscriptions.insert(filter, subscription);
         if let Some(session) = self.sessions.get_mut(id) {
             session.filters.insert(at);
@@ -316,8 +320,12 @@ impl Shard {
             self.announce(filter, Dest::Shard(self.settings.shard.0), true);
         }
         let replay = match entry.retain_handling {
+            //= MQTT-3.3.1-9
+            //= MQTT-3.8.4-4
             RetainHandling::Send => true,
+            //= MQTT-3.3.1-10
             RetainHandling::SendIfNew => !existed,
+            //= MQTT-3.3.1-11
             RetainHandling::DoNotSend => false,
         };
         if replay {
@@ -334,6 +342,7 @@ impl Shard {
         if parsed.group.is_some() && !mqtt.shared_subscription {
             return Some(Reason::SharedSubscriptionsNotSupported);
         }
+        //= MQTT311-3.8.3-2
         if parsed.filter.has_wildcard() && !mqtt.wildcard_subscription {
             return Some(Reason::WildcardSubscriptionsNotSupported);
         }
@@ -456,6 +465,7 @@ impl Shard {
         }) as u32;
         let levels_max = usize::from(self.settings.mqtt.topic_levels_max);
         let mountpoint = self.conns.open(id).and_then(|open| open.mountpoint.clone());
+        //= MQTT-3.10.4-6
         for filter in unsubscribe.filters {
             let mounted = mountpoint.as_deref().map(|mountpoint| mountpoint::filter(mountpoint, filter));
             let filter = mounted.as_deref().unwrap_or(filter);
@@ -488,6 +498,8 @@ impl Shard {
             self.tell_group(Act::Leave, id, &shared, token, out);
             return Reason::Success;
         }
+        //= MQTT-3.10.4-1
+        //= MQTT-3.10.4-3
         let Some((at, change)) = self.subscriptions.remove(filter, id.index) else {
             return Reason::NoSubscriptionExisted;
         };

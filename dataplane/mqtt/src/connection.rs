@@ -105,12 +105,16 @@ impl Connection {
             version: connect.version,
             //= MQTT-3.1.2-22
             keep_alive_ms: u64::from(keep_alive_s) * 10 * u64::from(grant.keep_alive_pct),
+            //= MQTT-4.9.0-1
             send_max: properties.receive_maximum.unwrap_or(u16::MAX).min(grant.inflight_max),
             packet_bytes_max: properties.maximum_packet_bytes.unwrap_or(PACKET_BYTES_MAX as u32),
             session_expiry_s: asked_s.min(grant.session_expiry_max_s),
             problem_information: properties.request_problem_information,
             receive_max: grant.receive_max,
+            //= MQTT-3.3.2-7
             alias_in: AliasesIn { max: grant.topic_alias_max, topics: Vec::new() },
+            //= MQTT-3.1.2-27
+            //= MQTT-3.3.2-7
             alias_out: (v5 && alias_out_max > 0).then(|| {
                 Box::new(AliasesOut {
                     max: alias_out_max,
@@ -131,7 +135,7 @@ impl Connection {
             Packet::Suback(_) => "SUBACK from a client",
             Packet::Unsuback(_) => "UNSUBACK from a client",
             Packet::Pingresp => "PINGRESP from a client",
-            //= MQTT-4.12.0-6
+            //= MQTT-4.12.0-7
             // Without an authentication method in CONNECT, AUTH is an error.
             Packet::Auth(_) => "AUTH without an authentication method",
             _ => return Ok(()),
@@ -165,6 +169,8 @@ impl Connection {
         //= MQTT-3.3.2-8
         if alias == 0 || alias > self.alias_in.max {
             //= MQTT-3.3.2-9
+            //= MQTT-3.2.2-17
+            //= MQTT-3.2.2-18
             return Err(invalid("topic alias 0 or above the maximum"));
         }
         let at = usize::from(alias) - 1;
@@ -193,6 +199,8 @@ impl Connection {
         if let Some(alias) = aliases.by_topic.get(topic) {
             return AliasOut::Use(*alias);
         }
+        //= MQTT-3.1.2-26
+        //= MQTT-3.3.2-11
         if aliases.by_topic.len() >= usize::from(aliases.max) {
             return AliasOut::Plain;
         }

@@ -51,6 +51,7 @@ pub struct WillMessage {
 impl From<&Will<'_>> for WillMessage {
     fn from(will: &Will<'_>) -> WillMessage {
         let mut properties = Vec::new();
+        //= MQTT-3.1.3-10
         will.properties.forwarded(&mut properties);
         WillMessage {
             topic: will.topic.into(),
@@ -106,6 +107,7 @@ impl<M: Queueable> Session<M> {
     /// May a QoS 1 or 2 message be sent at once? Not while others wait: order.
     #[inline]
     pub fn room(&self, send_max: u16) -> bool {
+        //= MQTT-4.9.0-2
         self.queue.is_empty() && !self.outgoing.owes() && self.outgoing.len() < usize::from(send_max)
     }
 
@@ -125,6 +127,7 @@ impl<M: Queueable> Session<M> {
         while let Some(front) = self.queue.front() {
             let dead = front.expires_us() <= now_us;
             let room = self.outgoing.len() < usize::from(send_max);
+            //= MQTT-4.9.0-2
             if !dead && front.qos() != Qos::AtMostOnce && !room {
                 return None;
             }

@@ -87,8 +87,13 @@ impl<M> Outgoing<M> {
     /// the number of ids, so there is one. `qos` is 1 or 2.
     #[inline]
     pub fn send(&mut self, qos: Qos, delivery: M) -> PacketId {
+        //= MQTT-2.2.1-4
+        //= MQTT-4.3.2-1
+        //= MQTT-4.3.3-1
         let id = self.free_id();
         let awaits = if qos == Qos::ExactlyOnce { Awaits::Pubrec } else { Awaits::Puback };
+        //= MQTT-4.3.2-3
+        //= MQTT-4.3.3-3
         self.sent.push_back(Sent { id, awaits, delivery: Some(delivery), serial: self.serial });
         id
     }
@@ -104,6 +109,7 @@ impl<M> Outgoing<M> {
     pub fn pubrec(&mut self, id: PacketId, refused: bool) -> Pubrec<M> {
         if let Some(at) = self.find(id, Awaits::Pubrec) {
             if refused {
+                //= MQTT-4.4.0-2
                 return match self.remove(at).and_then(|sent| sent.delivery) {
                     Some(delivery) => Pubrec::Refused(delivery),
                     None => Pubrec::Unknown,

@@ -174,6 +174,8 @@ pub(super) fn decode(raw: Raw<'_>) -> Result<Connect<'_>, Malformed> {
     //= MQTT-3.1.3-4
     let client_id = read.string()?;
     //= MQTT-3.1.3-6
+    //= MQTT311-3.1.3-7
+    //= MQTT311-3.1.3-8
     if client_id.is_empty() && (version == Version::V31 || version == Version::V311 && !clean_start) {
         return Err(Malformed::ClientIdMissing);
     }
@@ -217,7 +219,8 @@ fn check_flags(version: Version, flags: u8) -> Result<(), Malformed> {
     if flags & flag::WILL == 0 && flags & (flag::WILL_QOS | flag::WILL_RETAIN) != 0 {
         return Err(Malformed::WillFlags);
     }
-    // 3.1.1 statement 3.1.2-22; version 5 allows a password alone.
+    //= MQTT311-3.1.2-22
+    // Version 5 allows a password alone.
     if version != Version::V5 && flags & (flag::USERNAME | flag::PASSWORD) == flag::PASSWORD {
         return Err(Malformed::PasswordWithoutUsername);
     }

@@ -86,6 +86,7 @@ enum Front {
 #[inline]
 pub fn split(bytes: &[u8], packet_bytes_max: usize) -> Result<Option<Raw<'_>>, Malformed> {
     let Front::Packet { header, total } = front(bytes)? else { return Ok(None) };
+    //= MQTT-3.2.2-15
     if total > packet_bytes_max {
         return Err(Malformed::PacketTooLarge);
     }

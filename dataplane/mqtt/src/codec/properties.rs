@@ -239,6 +239,8 @@ fn value<'a>(read: &mut Reader<'a>, shape: Shape) -> Result<Value<'a>, Malformed
         Shape::TwoBytes => Value::Number(read.u16()?.into()),
         Shape::FourBytes => Value::Number(read.u32()?),
         Shape::VarInt => Value::Number(read.var_int()? as u32),
+        //= MQTT-3.3.2-13
+        //= MQTT-3.3.2-19
         Shape::Text => Value::Text(read.string()?),
         Shape::Binary => Value::Binary(read.binary()?),
         //= MQTT-1.5.7-1

@@ -30,6 +30,16 @@ use crate::types::{PacketId, Qos, Reason, Version};
 /// Appends a PUBACK, PUBREC, PUBREL or PUBCOMP in its shortest form.
 #[inline]
 pub fn ack(out: &mut Vec<u8>, version: Version, kind: AckKind, packet_id: PacketId, reason: Reason) {
+    //= MQTT-2.2.1-5
+    //= MQTT-3.4.2-2
+    //= MQTT-3.4.2-3
+    //= MQTT-3.5.2-2
+    //= MQTT-3.5.2-3
+    //= MQTT-3.6.2-2
+    //= MQTT-3.6.2-3
+    //= MQTT-3.7.2-2
+    //= MQTT-3.7.2-3
+    // Without words it has five bytes at most, and every client that takes a CONNACK takes those.
     let [high, low] = packet_id.get().to_be_bytes();
     if version != Version::V5 || reason == Reason::Success {
         out.extend_from_slice(&[kind.first(), 2, high, low]);
@@ -192,6 +202,9 @@ pub fn suback(
     packet_id: PacketId,
     reasons: impl ExactSizeIterator<Item = Reason> + Clone,
 ) {
+    //= MQTT-3.1.2-29
+    //= MQTT-3.9.2-1
+    //= MQTT-3.9.2-2
     suback_whole(out, version, packet_id, reasons, None, UserProperties::default());
 }
 
@@ -205,10 +218,14 @@ fn suback_whole(
     user: UserProperties<'_>,
 ) {
     write_packet(out, 0x90, |out| {
+        //= MQTT-2.2.1-6
+        //= MQTT-3.8.4-2
         two(out, packet_id.get());
         if version == Version::V5 {
             explanation(out, reason_string, user);
         }
+        //= MQTT-3.9.3-1
+        //= MQTT311-3.9.3-2
         out.extend(reasons.map(|reason| {
             let reason = if version == Version::V5 { reason } else { suback_311(reason) };
             if suback_allows(reason) { reason.code() } else { Reason::UnspecifiedError.code() }
@@ -223,6 +240,9 @@ pub fn unsuback(
     packet_id: PacketId,
     reasons: impl ExactSizeIterator<Item = Reason> + Clone,
 ) {
+    //= MQTT-3.1.2-29
+    //= MQTT-3.11.2-1
+    //= MQTT-3.11.2-2
     unsuback_whole(out, version, packet_id, reasons, None, UserProperties::default());
 }
 
@@ -239,6 +259,7 @@ fn unsuback_whole(
         two(out, packet_id.get());
         if version == Version::V5 {
             explanation(out, reason_string, user);
+            //= MQTT-3.11.3-1
             out.extend(
                 reasons.map(
                     |reason| {
