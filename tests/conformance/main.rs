@@ -10,6 +10,7 @@ mod encoding;
 mod expiry;
 mod flow;
 mod handshakes;
+mod hostile;
 mod limits;
 mod mqtt31;
 mod packets;

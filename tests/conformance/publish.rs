@@ -236,6 +236,32 @@ fn one_copy_carries_the_identifiers_of_all_subscriptions_that_match() {
     });
 }
 
+//= MQTT-3.3.4-3
+#[test]
+fn identifiers_of_subscriptions_survive_a_restart() {
+    for shards in crate::SHARDS {
+        let mut node = crate::setup(shards).start();
+        let expiry = crate::connect::ten_minutes();
+        let connect = crate::connect::keep(V5, "kept", &expiry);
+        let mut raw = Raw::connect(node.mqtt(), &connect);
+        raw.send(&subscribe_to(V5, 1, &variable(id::SUBSCRIPTION_ID, 77), &[("kept/t", 1)]));
+        raw.expect(kind::SUBACK);
+        drop(raw);
+        let mut publisher = Raw::connect(node.mqtt(), &harness::wire::Connect::new(V5, "publisher"));
+        publisher.publish_acked("kept/t", b"before", 1);
+        node.kill();
+        node.start_again();
+        let mut publisher = Raw::connect(node.mqtt(), &harness::wire::Connect::new(V5, "publisher"));
+        publisher.publish_acked("kept/t", b"after", 1);
+        let mut raw = Raw::connect(node.mqtt(), &connect);
+        for payload in [&b"before"[..], b"after"] {
+            let got = raw.message();
+            assert_eq!(got.payload, payload);
+            assert_eq!(Properties::read(&got.properties).number(id::SUBSCRIPTION_ID), Some(77));
+        }
+    }
+}
+
 //= MQTT-3.3.4-6
 #[test]
 fn a_subscription_identifier_from_a_client_closes() {

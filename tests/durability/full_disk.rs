@@ -4,7 +4,7 @@ use crate::{crash, durable, keep};
 use harness::disk::SmallDisk;
 use harness::node::Node;
 use harness::raw::Raw;
-use harness::wire::{self, Connect, Publish, V5, kind};
+use harness::wire::{self, Connect, Publish, V5, V311, kind};
 use harness::{LONG, SHORT, Setup, skip, within};
 
 /// Size of the disk.
@@ -174,6 +174,31 @@ fn a_disk_filled_from_outside_fails_closed_and_the_node_recovers_alone() {
         crash(&node);
         clients.drain(&node);
     }
+}
+
+//= MQTT311-4.8.0-2
+#[test]
+fn a_publisher_of_3_1_1_is_closed_where_one_of_5_0_is_refused() {
+    let Some(disk) = disk() else {
+        return;
+    };
+    let node = on(&disk, crate::MODES[0]).start();
+    let mut clients = Clients::start(&node);
+    assert!(disk.fill() > 0);
+    clients.until_refused();
+    let payload = vec![b'x'; PAYLOAD_BYTES];
+    within(SHORT, "3.1.1 cannot be told, so it is closed", || {
+        let mut old = Raw::connect(node.mqtt(), &Connect::new(V311, "old"));
+        old.send(&Publish::new("kept/t", &payload).acked(1, 1).bytes(V311));
+        match old.next(SHORT) {
+            None => Some(()),
+            Some(packet) => {
+                assert_eq!(packet.kind, kind::PUBACK, "there was room for one more: {packet:?}");
+                None
+            }
+        }
+    });
+    clients.light_goes_on();
 }
 
 #[test]
