@@ -125,6 +125,13 @@ impl Shard {
             self.counters.one(Counter::packets_received);
             let go = match codec::decode(version, raw) {
                 Ok(packet) => self.packet(id, session, &packet, out),
+                //= MQTT-3.1.0-2
+                // In whatever form: nothing in it can be right.
+                Err(_) if raw.first >> 4 == 1 => {
+                    let why = "a second CONNECT";
+                    self.misbehaved(id, Misbehaved { reason: Reason::ProtocolError, why }, out);
+                    Go::Stop
+                }
                 Err(malformed) => {
                     self.malformed(id, malformed, out);
                     Go::Stop
