@@ -53,6 +53,8 @@ impl Shard {
         self.journal.since_begin_bytes = status.since_begin_bytes;
         self.journal.segments = status.segments;
         self.journal.recovered |= status.recovered;
+        // What is kept may leave, whatever became of the log behind it.
+        self.durable(status.durable, out);
         if status.detachments != self.journal.detachments {
             self.journal.detachments = status.detachments;
             self.detach();
@@ -73,7 +75,6 @@ impl Shard {
         if matches!(status.room, Room::Plenty | Room::Tight) {
             self.journal.resync = false;
         }
-        self.durable(status.durable, out);
     }
 
     /// Everything up to this batch is kept.

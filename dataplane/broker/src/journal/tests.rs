@@ -431,3 +431,15 @@ fn a_choice_that_waited_for_the_log_does_not_come_back_to_another_group() {
     assert_eq!(rig.heard(second), [""; 0]);
     assert_eq!(rig.count(Counter::shed_no_member), 1);
 }
+
+#[test]
+fn what_is_kept_leaves_even_if_the_log_is_detached_by_the_same_word() {
+    let mut rig = Rig::durable(1);
+    rig.hold_log(0);
+    let client = rig.connect_with("c", persistent);
+    rig.settle();
+    rig.subscribe(client, "t", QOS1);
+    rig.settle();
+    rig.logged(0, |status| (status.durable, status.room, status.detachments) = (1, Room::Detached, 1));
+    assert_eq!(rig.heard(client), ["connack Success false", "disconnect QuotaExceeded"]);
+}
