@@ -217,6 +217,24 @@ impl Rig {
 
     /// The same node after the death of its process, with what its logs hold; with another number of shards, if told so.
     pub(crate) fn crash(self, shards: u16) -> Rig {
+        let mut rig = self.restart(shards);
+        for at in 0..rig.shards.len() {
+            rig.logged(at, |_| {});
+        }
+        rig.settle();
+        for at in 0..rig.shards.len() {
+            assert_eq!(rig.shards[at].standing(), Standing::Restored);
+        }
+        for at in 0..rig.shards.len() {
+            rig.shards[at].input(rig.now, Input::Replay, &mut rig.shells[at]);
+        }
+        rig.settle();
+        assert!(rig.shards.iter().all(|shard| shard.standing() == Standing::Ready));
+        rig
+    }
+
+    /// The same before the first word of the logs and the first turn.
+    pub(crate) fn restart(self, shards: u16) -> Rig {
         let images = self.logs.iter().map(|log| {
             let mut image = Image::new(1);
             log.iter().for_each(|batch| image.entry(batch).expect("we wrote it"));
@@ -236,17 +254,7 @@ impl Rig {
         }
         for (at, dealt) in dealt.into_iter().enumerate() {
             rig.shards[at].restore(rig.now, dealt, &mut rig.shells[at]);
-            rig.logged(at, |_| {});
         }
-        rig.settle();
-        for at in 0..rig.shards.len() {
-            assert_eq!(rig.shards[at].standing(), Standing::Restored);
-        }
-        for at in 0..rig.shards.len() {
-            rig.shards[at].input(rig.now, Input::Replay, &mut rig.shells[at]);
-        }
-        rig.settle();
-        assert!(rig.shards.iter().all(|shard| shard.standing() == Standing::Ready));
         rig
     }
 

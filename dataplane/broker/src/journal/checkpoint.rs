@@ -165,6 +165,10 @@ impl Shard {
             return false;
         }
         let grown = journal.since_begin_bytes;
+        // A start with another number of shards waits for the end of the first one, and a full disk may have cut that.
+        if journal.room == Room::Plenty && self.restoring.as_ref().is_some_and(|r| r.moved) && !journal.checkpointed() {
+            return true;
+        }
         match journal.room {
             Room::Plenty => {
                 let bound = journal.live_bytes * 2 + journal.limits.compact_min_bytes;

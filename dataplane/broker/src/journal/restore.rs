@@ -41,7 +41,7 @@ pub(crate) struct Restoring {
     /// Announcements that have to be live everywhere.
     until: u64,
     /// The first checkpoint of a log that held nothing has to be complete.
-    moved: bool,
+    pub(super) moved: bool,
     /// Repeated publishes that have not been settled.
     pub(crate) open: usize,
 }

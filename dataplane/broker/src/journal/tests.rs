@@ -11,6 +11,7 @@ use mqtt::{
 
 use crate::{
     counters::Counter,
+    journal::Standing,
     rig::{Client, Rig, id},
 };
 
@@ -442,4 +443,16 @@ fn what_is_kept_leaves_even_if_the_log_is_detached_by_the_same_word() {
     rig.settle();
     rig.logged(0, |status| (status.durable, status.room, status.detachments) = (1, Room::Detached, 1));
     assert_eq!(rig.heard(client), ["connack Success false", "disconnect QuotaExceeded"]);
+}
+
+#[test]
+fn a_start_with_other_shards_writes_its_state_again_if_a_full_disk_cut_that() {
+    let mut rig = Rig::durable(2);
+    absent(&mut rig, 0, "t");
+    let mut rig = rig.restart(1);
+    rig.logged(0, |status| status.room = Room::Tight);
+    rig.settle();
+    rig.logged(0, |_| {});
+    rig.settle();
+    assert_eq!(rig.shards[0].standing(), Standing::Restored);
 }
