@@ -270,6 +270,8 @@ impl Journal {
             return;
         }
         if !self.recording {
+            // Nothing of it leaves with the last words either.
+            conn.hold(at, u64::MAX);
             return self.doomed.push(conn.id);
         }
         let until = self.until();

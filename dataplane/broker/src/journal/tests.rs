@@ -456,3 +456,16 @@ fn a_start_with_other_shards_writes_its_state_again_if_a_full_disk_cut_that() {
     rig.settle();
     assert_eq!(rig.shards[0].standing(), Standing::Restored);
 }
+
+#[test]
+fn nothing_that_would_have_to_be_kept_leaves_while_the_log_is_detached() {
+    let mut rig = Rig::durable(1);
+    let client = rig.connect_with("c", persistent);
+    rig.subscribe(client, "t", QOS2);
+    let publisher = rig.connect("publisher");
+    rig.publish(publisher, "t", "once", QOS2, false);
+    assert_eq!(rig.heard(client), ["connack Success false", "suback 2", "t once q2"]);
+    rig.logged(0, |status| (status.room, status.detachments) = (Room::Detached, 1));
+    ack(&mut rig, client, encode::AckKind::Pubrec, 1);
+    assert_eq!(rig.heard(client), ["disconnect QuotaExceeded"]);
+}
