@@ -423,12 +423,16 @@ impl Shard {
                 self.send_group((group, generation), member, &frame.message, must::FINAL, frame.token);
             }
             Some((_, member)) => {
-                self.give_here(member, &frame.message, out);
-                self.report(frame.token, crate::obligation::Outcome::MET, out);
+                let before = self.journal.position();
+                match self.give_here(member, &frame.message, out) {
+                    true => self.report(frame.token, Outcome::refused(Reason::QuotaExceeded), out),
+                    false if self.journal.position() != before => self.when_kept(self.settings.shard.0, frame.token),
+                    false => self.report(frame.token, Outcome::MET, out),
+                }
             }
             None => {
                 self.counters.one(Counter::shed_no_member);
-                self.report(frame.token, crate::obligation::Outcome::MET, out);
+                self.report(frame.token, Outcome::MET, out);
             }
         }
     }

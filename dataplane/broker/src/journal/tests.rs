@@ -469,3 +469,22 @@ fn nothing_that_would_have_to_be_kept_leaves_while_the_log_is_detached() {
     ack(&mut rig, client, encode::AckKind::Pubrec, 1);
     assert_eq!(rig.heard(client), ["disconnect QuotaExceeded"]);
 }
+
+#[test]
+fn a_choice_that_came_back_to_a_member_beside_its_owner_is_acknowledged_when_it_is_kept() {
+    let mut rig = Rig::durable(2);
+    let of_shard_0 = |group: &String| hash::owner_shard(hash::partition_of_group(group, "t"), 2) == ShardId(0);
+    let group = (0..100).map(|n| format!("g{n}")).find(of_shard_0).expect("one of a hundred");
+    for shard in [1, 0] {
+        absent(&mut rig, shard, &format!("$share/{group}/t"));
+    }
+    let name = rig.id_on(0, "publisher");
+    let publisher = rig.connect(&name);
+    rig.got(publisher);
+    rig.hold_log(0);
+    rig.publish(publisher, "t", "1", QOS1, false);
+    assert_eq!(rig.heard(publisher), [""; 0]);
+    assert_eq!(rig.count(Counter::group_returned), 1);
+    rig.keep();
+    assert_eq!(rig.heard(publisher), ["puback 0"]);
+}
