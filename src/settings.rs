@@ -79,6 +79,11 @@ fn reveal_secrets(config: &mut Config) -> Result<(), String> {
     if let Some(cookie) = &mut config.node.cookie {
         reveal("node.cookie", cookie)?;
     }
+    for (index, authenticator) in config.authentication.iter_mut().enumerate() {
+        if let Some(secret) = &mut authenticator.token.secret {
+            reveal(&format!("authentication[{index}].secret"), secret)?;
+        }
+    }
     for (index, link) in config.cluster.links.iter_mut().enumerate() {
         if let Some(password) = &mut link.password {
             reveal(&format!("cluster.links[{index}].password"), password)?;

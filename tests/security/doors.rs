@@ -188,6 +188,53 @@ fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
     enter(&node, "after", "slow", "secret").ping();
 }
 
+/// A token that is signed with `secret`, made here and not by the library that judges it.
+fn token(secret: &str, claims: &str) -> String {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let body = [r#"{"alg":"HS256","typ":"JWT"}"#, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    format!("{body}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, body.as_bytes())))
+}
+
+#[test]
+fn a_token_lets_in_brings_its_rights_and_ends_the_connection_with_it() {
+    let secret = "a secret of more than sixteen bytes";
+    let guarded = Guarded::new(3, &passwords(&[("alice", "secret")]), Some("user alice\ntopic readwrite #\n"), "");
+    let chain = format!(
+        "[{{path = {:?}}}, {{mechanism = \"jwt\", secret = {secret:?}}}]",
+        guarded.path("passwords").display().to_string()
+    );
+    let node = guarded.setup.clone().env("RINGMQ_AUTHENTICATION", chain).start();
+    let acl = r#"[{"permission":"allow","action":"all","topic":"own/${clientid}/#"}]"#;
+    let lasting = format!(r#"{{"sub":"bob","acl":{acl}}}"#);
+    for shard in 0..3 {
+        let client = client_on(shard, 3, "token");
+        let mut bob = enter(&node, &client, "bob", &token(secret, &lasting));
+        bob.publish_acked(&format!("own/{client}/x"), b"m", 1);
+        bob.send(&wire::Publish::new("other/x", b"m").acked(1, 2).bytes(V5));
+        assert_eq!(bob.expect(kind::PUBACK).reason(), 0x87);
+    }
+    // The chain goes on after it: alice is in the file.
+    enter(&node, "alice", "alice", "secret").publish_acked("any", b"m", 1);
+    for (user, token, reason) in [
+        ("bob", token("another secret, also long enough", &lasting), 0x86),
+        ("eve", token(secret, &lasting), 0x87),
+        ("bob", token(secret, r#"{"sub":"bob","exp":1000000000}"#), 0x86),
+        ("bob", "no token".to_owned(), 0x86),
+    ] {
+        let (_, connack) = Raw::connack(node.mqtt(), &Connect::new(V5, "refused").login(user, &token));
+        assert_eq!(connack.reason(), reason, "{user} {token}");
+    }
+    let now_s = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    let brief = format!(r#"{{"sub":"bob","exp":{}}}"#, now_s + 3);
+    let mut bob = enter(&node, "brief", "bob", &token(secret, &brief));
+    let last = bob.closed(SHORT);
+    assert_eq!(
+        last.iter().map(|packet| (packet.kind, packet.reason())).collect::<Vec<_>>(),
+        [(kind::DISCONNECT, 0xA0)]
+    );
+}
+
 #[test]
 fn a_password_file_that_cannot_be_read_is_said_at_the_start() {
     for (text, why) in

@@ -6,6 +6,7 @@ pub mod password;
 pub mod password_file;
 mod policy;
 mod pool;
+mod token;
 
 use std::{io, sync::Arc};
 

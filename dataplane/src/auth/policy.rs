@@ -15,7 +15,11 @@ use mqtt::types::Reason;
 use super::{
     password_file::{self, Answer, PasswordFile},
     pool::Question,
+    token::Tokens,
 };
+
+/// Longest file with keys.
+const KEY_BYTES_MAX: u64 = 1 << 20;
 
 /// Who is asked, in order.
 #[derive(Debug)]
@@ -31,10 +35,11 @@ pub(crate) struct Chain {
 #[derive(Debug)]
 enum Asked {
     File(PasswordFile),
+    Tokens(Box<Tokens>),
 }
 
 /// What one of them says.
-enum Word {
+pub(super) enum Word {
     Allow(Principal),
     Deny(Reason),
     Ignore,
@@ -78,6 +83,7 @@ impl Asked {
                     Answer::Unknown => Word::Ignore,
                 }
             }
+            Asked::Tokens(tokens) => tokens.judge(question),
         }
     }
 }
@@ -88,7 +94,13 @@ pub(crate) fn read(config: &Config, number: u64, seed: u64) -> Result<(Policy, C
     let mut credentials: HashMap<Box<str>, u64, RandomState> = HashMap::with_hasher(hasher);
     let mut asked = Vec::new();
     for (index, authenticator) in config.authentication.iter().enumerate().filter(|(_, one)| one.enable) {
-        let (Mechanism::PasswordBased, Backend::File) = (authenticator.mechanism, authenticator.backend);
+        if authenticator.mechanism == Mechanism::Jwt {
+            let tokens = Tokens::new(&authenticator.token, seed, |path| read_file(path, KEY_BYTES_MAX));
+            let tokens = tokens.map_err(|why| format!("authentication[{index}].{why}"))?;
+            asked.push(Asked::Tokens(Box::new(tokens)));
+            continue;
+        }
+        let Backend::File = authenticator.backend;
         let file = read_file(&authenticator.path, password_file::FILE_BYTES_MAX)
             .and_then(|text| PasswordFile::parse(&text))
             .map_err(|why| format!("authentication[{index}].path: {}: {why}", authenticator.path))?;

@@ -22,12 +22,29 @@ use crate::{
 pub(crate) struct Question {
     shard: u16,
     conn: ConnId,
+    pub(crate) client: String,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Vec<u8>>,
     pub(crate) listener: u16,
     #[expect(dead_code, reason = "for authenticators that look at more than names")]
     pub(crate) peer: SocketAddr,
     until_us: u64,
+}
+
+#[cfg(test)]
+impl Question {
+    pub(super) fn about(client: &str, username: Option<&str>, password: Option<&str>) -> Question {
+        Question {
+            shard: 0,
+            conn: ConnId { index: 0, generation: 0 },
+            client: client.to_owned(),
+            username: username.map(str::to_owned),
+            password: password.map(|password| password.as_bytes().to_vec()),
+            listener: 0,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            until_us: u64::MAX,
+        }
+    }
 }
 
 /// The way from a shard to the threads.
@@ -43,6 +60,7 @@ impl Asker {
         let question = Question {
             shard: self.shard,
             conn,
+            client: ask.client.to_owned(),
             username: ask.username.map(str::to_owned),
             password: ask.password.map(<[u8]>::to_vec),
             listener: ask.listener,

@@ -1,11 +1,12 @@
 //! `authentication` and `admission.*`: who is asked whether a client is who it says. EMQX's words where a thing is the same.
 
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     knob::{Kind, Preset::*, within},
+    secret::Secret,
     section::{choice, section},
 };
 
@@ -23,8 +24,10 @@ pub struct Authenticator {
     pub mechanism: Mechanism,
     /// Who knows the proofs.
     pub backend: Backend,
-    /// The file with user names and hashed passwords.
+    /// The file with user names and hashed passwords; empty for tokens.
     pub path: String,
+    /// How tokens are judged.
+    pub token: TokenKnobs,
 }
 
 section! {
@@ -32,12 +35,32 @@ section! {
     AuthenticatorKnobs at "authentication[]" {
         /// A disabled authenticator is not asked.
         enable: bool = "enable", Kind::Switch, Switch(true), Live, "false";
-        /// What a client proves itself with: a user name and a password.
-        mechanism: Mechanism = "mechanism", Kind::Choice(Mechanism::WORDS), Number(0), Live, "\"password_based\"";
+        /// What a client proves itself with: a user name and a password, or a signed token (JWT).
+        mechanism: Mechanism = "mechanism", Kind::Choice(Mechanism::WORDS), Number(0), Live, "\"jwt\"";
         /// Who knows the passwords: a file in mosquitto's format, see `ringmq passwd`. A user that is not in it is passed on.
         backend: Backend = "backend", Kind::Choice(Backend::WORDS), Number(0), Live, "\"file\"";
-        /// The file. It is read again at SIGHUP. Required.
+        /// The file. It is read again at SIGHUP. Required for passwords.
         path: String = "path", Kind::Text(PATH_BYTES_MAX), Unset, Live, "\"/etc/ringmq/passwords\"";
+    }
+}
+
+section! {
+    /// How tokens are judged (`mechanism = "jwt"`): by one of `secret`, `public_key` and `jwks`. The connection ends with the token's `exp`.
+    TokenKnobs at "authentication[]" {
+        /// Where CONNECT carries the token.
+        from: TokenFrom = "from", Kind::Choice(TokenFrom::WORDS), Number(0), Live, "\"username\"";
+        /// Secret of tokens that are signed with HMAC (HS256, HS384, HS512). `file:///path` takes it from a file.
+        secret: Option<Secret> = "secret", Kind::Secret(16), Unset, Live, "\"file:///etc/ringmq/jwt.secret\"";
+        /// A PEM file with the public key of tokens that are signed with RSA or ECDSA.
+        public_key: Option<String> = "public_key", Kind::Text(PATH_BYTES_MAX), Unset, Live, "\"/etc/ringmq/jwt.pem\"";
+        /// A JWKS file with keys of several signers; a token names its key (`kid`), or every key is tried.
+        jwks: Option<String> = "jwks", Kind::Text(PATH_BYTES_MAX), Unset, Live, "\"/etc/ringmq/jwks.json\"";
+        /// The claim that is the user name. A user name in CONNECT must be the same. A token without it proves no user name.
+        username_claim: String = "username_claim", Kind::Text(256), Text("sub"), Live, "\"username\"";
+        /// The claim with rules of the token's own, in EMQX's form. They are asked before those of the node.
+        acl_claim: String = "acl_claim_name", Kind::Text(256), Text("acl"), Live, "\"rights\"";
+        /// Claims that a token must have, as `name=value`; `${clientid}` and `${username}` in a value are what CONNECT says.
+        verify_claims: Vec<String> = "verify_claims", Kind::Array, List(&[]), Live, "[\"iss=https://example.org\", \"sub=${username}\"]";
     }
 }
 
@@ -56,6 +79,8 @@ choice! {
     Mechanism {
         /// User name and password of CONNECT.
         PasswordBased = "password_based",
+        /// A signed token.
+        Jwt = "jwt",
     }
 }
 
@@ -67,9 +92,20 @@ choice! {
     }
 }
 
+choice! {
+    /// Where CONNECT carries a token.
+    TokenFrom {
+        /// In the password.
+        Password = "password",
+        /// In the user name.
+        Username = "username",
+    }
+}
+
 impl AuthenticatorKnobs {
     /// The authenticator that these values describe.
-    pub(super) fn authenticator(self) -> Authenticator {
-        Authenticator { enable: self.enable, mechanism: self.mechanism, backend: self.backend, path: self.path }
+    pub(super) fn authenticator(self, token: TokenKnobs) -> Authenticator {
+        let AuthenticatorKnobs { enable, mechanism, backend, path } = self;
+        Authenticator { enable, mechanism, backend, path, token }
     }
 }

@@ -7,7 +7,7 @@ use alloc::{
 };
 
 use super::{
-    authentication::{Admission, AuthenticatorKnobs},
+    authentication::{Admission, AuthenticatorKnobs, TokenKnobs},
     authorization::{AuthorizationKnobs, SourceKnobs},
     durability::Durability,
     knob::{Knob, shorten},
@@ -40,6 +40,7 @@ pub(super) const GROUPS: &[Group] = &[
     group::<WssWebSocket>(),
     group::<Unix>(),
     group::<AuthenticatorKnobs>(),
+    group::<TokenKnobs>(),
     group::<Admission>(),
     group::<AuthorizationKnobs>(),
     group::<SourceKnobs>(),

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::{
     Config,
-    authentication::{AUTHENTICATORS_MAX, Authenticator, AuthenticatorKnobs},
+    authentication::{AUTHENTICATORS_MAX, Authenticator, AuthenticatorKnobs, Mechanism, TokenKnobs},
     authorization::{Authorization, AuthorizationKnobs, SOURCES_MAX, Source, SourceKnobs},
     catalog::List,
     check,
@@ -200,9 +200,21 @@ impl<'a> Assembly<'a> {
 
     fn authentication(&mut self) -> Vec<Authenticator> {
         self.members(List::Authentication, AUTHENTICATORS_MAX, |this, member| {
-            let (shown, mut sayings) = this.flatten(List::Authentication, &member, &["path"]);
+            let (shown, mut sayings) = this.flatten(List::Authentication, &member, &[]);
             let knobs: AuthenticatorKnobs = this.member_section(List::Authentication, &shown, &mut sayings);
-            knobs.authenticator()
+            let token: TokenKnobs = this.member_section(List::Authentication, &shown, &mut sayings);
+            let keys = [token.secret.is_some(), token.public_key.is_some(), token.jwks.is_some()];
+            let missing = match knobs.mechanism {
+                Mechanism::PasswordBased => knobs.path.is_empty().then(|| format!("{shown}path is required")),
+                Mechanism::Jwt => (keys.iter().filter(|key| **key).count() != 1)
+                    .then(|| format!("{shown}mechanism is \"jwt\", which needs one of secret, public_key and jwks")),
+            };
+            let unequal = token.verify_claims.iter().find(|claim| !claim.contains('='));
+            let unequal = unequal.map(|claim| format!("{shown}verify_claims has {claim:?}, which is not name=value"));
+            let wrong = missing.into_iter().chain(unequal);
+            let origin = member.origin.clone();
+            this.errors.extend(wrong.map(|message| ConfigError { origin: origin.clone(), message }));
+            knobs.authenticator(token)
         })
     }
 

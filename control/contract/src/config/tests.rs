@@ -83,7 +83,13 @@ fn with_its_needs(key: &str, mut text: String) -> String {
 fn every_example_is_accepted_and_is_not_the_default() {
     for knob in knobs() {
         let of_file = |list: &str, name: &str| {
-            let path = if name == "path" { "" } else { "path = \"/x\"\n" };
+            let path = match name {
+                "path" => "",
+                // One that needs no path, and brings its key.
+                "secret" | "public_key" | "jwks" => "mechanism = \"jwt\"\n",
+                "mechanism" => "secret = \"sixteen bytes or more\"\n",
+                _ => "path = \"/x\"\n",
+            };
             (format!("[[{list}]]\n{path}{name} = {}\n", knob.example), format!("{list}[0].{name}"))
         };
         if let Some((list, name)) = knob.key.split_once("[].").filter(|(list, _)| *list != "cluster.links") {
@@ -302,6 +308,11 @@ fn authenticators_and_sources_are_lists_in_order() {
     assert_eq!((sources[0].format, deny_subscribe), (RuleFormat::Emqx, ["#".to_owned()].into()));
     for (text, error) in [
         ("[[authentication]]", "ringmq.toml:1: authentication[0].path is required"),
+        (
+            "[[authentication]]\nmechanism = \"jwt\"",
+            "authentication[0].mechanism is \"jwt\", which needs one of secret, public_key",
+        ),
+        ("[[authentication]]\npath = \"a\"\nverify_claims = [\"x\"]", "authentication[0].verify_claims has \"x\""),
         ("authentication = 1", "authentication must be an array of tables"),
         ("[[authentication]]\npath = \"a\"\nbackend = \"ldap\"", "authentication[0].backend must be one of \"file\""),
         ("[[authorization.sources]]\npaht = \"a\"", "the nearest known one is authorization.sources[0].path"),

@@ -221,9 +221,16 @@ impl Rule {
         Rule { actions: Action::Subscribe.bit(), ..Rule::about(false, Who::All, [pattern].into()) }
     }
 
-    /// One entry of a principal's own list: a topic filter, with places for names.
+    /// Everything that no rule before it is about.
+    pub fn deny_rest() -> Rule {
+        Rule::about(false, Who::All, [Pattern::Everything].into())
+    }
+
+    /// One entry of a principal's own list: a topic filter with places for names, `eq ` before it if it is meant as it is written.
     pub fn claim(allow: bool, publish: bool, subscribe: bool, topic: &str) -> Result<Rule, RuleError> {
-        let pattern = pattern_of(topic, false).map_err(|what| RuleError { line: 1, what })?;
+        let exact = topic.strip_prefix("eq ");
+        let topic = exact.unwrap_or(topic);
+        let pattern = pattern_of(topic, exact.is_some()).map_err(|what| RuleError { line: 1, what })?;
         let actions = (u8::from(publish) * Action::Publish.bit()) | (u8::from(subscribe) * Action::Subscribe.bit());
         let holes = has_holes(topic);
         Ok(Rule { actions, holes, ..Rule::about(allow, Who::All, [pattern].into()) })
