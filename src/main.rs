@@ -285,7 +285,10 @@ fn explain(file: Option<&Path>, question: &About) -> ExitCode {
     match (settings::load_or_explain(file), question) {
         (Err(code), _) => code,
         (Ok(loaded), About::Show) => print(&loaded.show(), ExitCode::SUCCESS),
-        (Ok(_), _) => print("the configuration is valid\n", ExitCode::SUCCESS),
+        (Ok(loaded), _) => match dataplane::auth::check(&loaded.config) {
+            Ok(()) => print("the configuration is valid\n", ExitCode::SUCCESS),
+            Err(why) => refuse_config(&why),
+        },
     }
 }
 

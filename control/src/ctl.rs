@@ -227,6 +227,7 @@ fn render_report(report: &Report, status: &Status, out: &mut String) {
         );
     }
     render_log(report, out);
+    render_alarms(report, out);
     for link in &report.links {
         let _ = writeln!(
             out,
@@ -242,6 +243,14 @@ fn render_report(report: &Report, status: &Status, out: &mut String) {
     );
     for shed in report.counters.iter().filter(|counter| counter.name.starts_with("shed_") && counter.value > 0) {
         let _ = writeln!(out, "shed         {} {}: {}", shed.value, shed.name, shed.doc.trim());
+    }
+}
+
+fn render_alarms(report: &Report, out: &mut String) {
+    for (alarm, shards) in report.alarms() {
+        let shards: Vec<String> = shards.iter().map(usize::to_string).collect();
+        let place = if shards.is_empty() { String::new() } else { format!(" on shard {}", shards.join(", ")) };
+        let _ = writeln!(out, "alarm        {}{place}: {}", alarm.name, alarm.message);
     }
 }
 
@@ -262,10 +271,6 @@ fn render_log(report: &Report, out: &mut String) {
         total(|log| log.batches),
         total(|log| log.failures)
     );
-    for (alarm, shards) in report.alarms() {
-        let shards: Vec<String> = shards.iter().map(usize::to_string).collect();
-        let _ = writeln!(out, "alarm        {} on shard {}: {}", alarm.name, shards.join(", "), alarm.message);
-    }
 }
 
 /// The two largest units.

@@ -13,7 +13,10 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -46,6 +49,8 @@ pub(crate) struct Scene {
     pub(crate) view: View,
     pub(crate) ports: Arc<[Arc<Port>]>,
     pub(crate) listeners: Vec<Opened>,
+    /// Passwords or rules could not be read again.
+    pub(crate) policy_stale: Arc<AtomicBool>,
 }
 
 /// The control process that came last.
@@ -249,6 +254,7 @@ impl Control {
             listeners: listeners.iter().map(listener_report).collect(),
             links: link_reports(ports.iter().flat_map(|port| port.board.link_status())),
             counters: counter_reports(ports),
+            policy_stale: self.scene.policy_stale.load(Ordering::Relaxed),
         }
     }
 }
@@ -367,7 +373,13 @@ mod tests {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let data_dir = DataDir::open(directory.path()).expect("the directory");
             let ports: Arc<[Arc<Port>]> = (0..2).map(|_| Arc::new(Port::new().expect("an eventfd"))).collect();
-            let scene = Scene { data_dir, view: View::default(), ports: ports.clone(), listeners: Vec::new() };
+            let scene = Scene {
+                data_dir,
+                view: View::default(),
+                ports: ports.clone(),
+                listeners: Vec::new(),
+                policy_stale: Arc::default(),
+            };
             let control = Control::listen(scene).expect("the socket");
             let (stop, stopped) = UnixStream::pair().expect("a pair of sockets");
             let thread = std::thread::spawn(move || control.run(&stopped));

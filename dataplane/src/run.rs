@@ -167,7 +167,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
         Start { config, shards, incarnation, ports: &ports, log: &log, news: &news, doors: &doors, clock, seed };
     start.shards(cores, listeners, dealt)?;
     come_up(&heard, &ports, logs.as_mut())?;
-    let stop_control = start_control(data_dir, view, &ports, &opened).map_err(Failure::other)?;
+    let stop_control = start_control(data_dir, view, &ports, &opened, &doors).map_err(Failure::other)?;
     if report_ready {
         say_ready(&opened, shards).map_err(Failure::other)?;
     }
@@ -175,10 +175,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
         tracing::info!(kind = kind.as_str(), listener = name, %address, "listening");
     }
     let ended = await_end(&heard, &ports, logs, &mut || {
-        // What is wrong changes nothing.
-        if let Err(why) = reload().and_then(|config| doors.read(&config)) {
-            tracing::error!("passwords and rules stay as they were: {why}");
-        }
+        doors.read_again(reload());
         renew(config, &ports);
     });
     drop(stop_control);
@@ -369,8 +366,15 @@ fn start_control(
     view: Option<View>,
     ports: &Arc<[Arc<Port>]>,
     opened: &[Opened],
+    doors: &Doors,
 ) -> io::Result<UnixStream> {
-    let scene = Scene { data_dir, view: view.unwrap_or_default(), ports: ports.clone(), listeners: opened.to_vec() };
+    let scene = Scene {
+        data_dir,
+        view: view.unwrap_or_default(),
+        ports: ports.clone(),
+        listeners: opened.to_vec(),
+        policy_stale: doors.stale(),
+    };
     let control = Control::listen(scene)?;
     let (stop, stopped) = UnixStream::pair()?;
     thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&stopped))?;

@@ -243,6 +243,10 @@ fn a_password_file_that_cannot_be_read_is_said_at_the_start() {
         let ended = Guarded::new(1, text, None, "").setup.refused(SHORT);
         assert!(ended.code != Some(0) && ended.said.contains(why), "{ended:?}");
     }
-    let ended = Guarded::new(1, "", Some("usr x\n"), "").setup.refused(SHORT);
+    let guarded = Guarded::new(1, "", Some("usr x\n"), "");
+    let file = guarded.path("ringmq.toml").display().to_string();
+    let checked = guarded.setup.run(&guarded.path("data"), &["config", "check", "--config", &file], SHORT);
+    assert!(checked.code == Some(78) && checked.said.contains("rules: line 1"), "{checked:?}");
+    let ended = guarded.setup.refused(SHORT);
     assert!(ended.said.contains("rules: line 1: \"usr\" is none of user, topic and pattern"), "{ended:?}");
 }

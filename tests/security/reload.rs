@@ -117,6 +117,9 @@ fn a_wrong_file_changes_nothing_and_is_named() {
             let said = node.output();
             (said.contains("stay as they were") && said.contains(line)).then_some(())
         });
+        within(SHORT, "the alarm is on", || {
+            node.get("/api/v5/alarms").ok().filter(|answer| answer.body.contains("policy_stale"))
+        });
         alice.publish_acked("ok/x", b"m", 1);
         alice.send(&wire::Publish::new("no/x", b"m").acked(1, 2).bytes(V5));
         assert_eq!(alice.expect(kind::PUBACK).reason(), 0x87);
@@ -125,4 +128,7 @@ fn a_wrong_file_changes_nothing_and_is_named() {
     }
     reload(&node, 2);
     alice.ping();
+    within(SHORT, "the alarm is off", || {
+        node.get("/api/v5/alarms").ok().filter(|answer| !answer.body.contains("policy_stale"))
+    });
 }

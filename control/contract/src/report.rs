@@ -48,6 +48,8 @@ pub struct Report {
     pub links: Vec<LinkReport>,
     /// What was counted, summed over the shards.
     pub counters: Vec<CounterReport>,
+    /// Passwords or rules could not be read again, and older ones are in force.
+    pub policy_stale: bool,
 }
 
 /// How one shard goes.
@@ -185,7 +187,7 @@ pub struct Alarm {
 
 impl Alarm {
     /// Every alarm that there can be.
-    pub const ALL: [Alarm; 2] = [
+    pub const ALL: [Alarm; 3] = [
         Alarm {
             name: "log_full",
             message: "the disk or durability.bytes_max is full: messages for persistent sessions and retained messages are refused",
@@ -194,18 +196,26 @@ impl Alarm {
             name: "log_detached",
             message: "the log cannot be written: messages for persistent sessions and retained messages are refused",
         },
+        Alarm {
+            name: "policy_stale",
+            message: "passwords or rules could not be read again: older ones are in force, and the log says why",
+        },
     ];
 }
 
 impl Report {
-    /// The alarms that are active, each with the shards that it is about.
+    /// The alarms that are active, each with the shards that it is about; without any, the whole node.
     pub fn alarms(&self) -> impl Iterator<Item = (Alarm, Vec<usize>)> {
-        Alarm::ALL.into_iter().zip([LogState::Tight, LogState::Detached]).filter_map(|(alarm, state)| {
-            let states = self.shards.iter().map(|shard| shard.log.as_ref().map(|log| log.state));
-            let shards: Vec<usize> =
-                states.enumerate().filter(|(_, found)| *found == Some(state)).map(|(shard, _)| shard).collect();
-            (!shards.is_empty()).then_some((alarm, shards))
-        })
+        let [full, detached, stale] = Alarm::ALL;
+        let of_node = self.policy_stale.then_some((stale, Vec::new()));
+        let of_logs =
+            [(full, LogState::Tight), (detached, LogState::Detached)].into_iter().filter_map(|(alarm, state)| {
+                let states = self.shards.iter().map(|shard| shard.log.as_ref().map(|log| log.state));
+                let shards: Vec<usize> =
+                    states.enumerate().filter(|(_, found)| *found == Some(state)).map(|(shard, _)| shard).collect();
+                (!shards.is_empty()).then_some((alarm, shards))
+            });
+        of_logs.chain(of_node)
     }
 
     /// The value of a counter; 0 when there is none of that name.

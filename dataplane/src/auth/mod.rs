@@ -2,13 +2,20 @@
 //! it at the start and asks it to read everything again at SIGHUP. The pure part is [`broker::admission`] and [`broker::access`].
 //! Always true: shards and threads go by the last policy that could be read as a whole.
 
+mod hook;
 pub mod password;
 pub mod password_file;
 mod policy;
 mod pool;
 mod token;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use contract::config::Config;
 
@@ -19,12 +26,19 @@ use crate::{
     shard::Clock,
 };
 
+/// Can the passwords and rules that a configuration names be read? An error names key, file and line.
+pub fn check(config: &Config) -> Result<(), String> {
+    policy::read(config, 0, 0).map(drop)
+}
+
 /// The doors of this node.
 pub(crate) struct Doors {
     pool: Pool,
     ports: Arc<[Arc<Port>]>,
     seed: u64,
     number: u64,
+    /// The last attempt to read failed.
+    stale: Arc<AtomicBool>,
 }
 
 impl Doors {
@@ -32,12 +46,26 @@ impl Doors {
     pub(crate) fn new(config: &Config, ports: &Arc<[Arc<Port>]>, clock: Clock, seed: u64) -> io::Result<Doors> {
         let admission = &config.admission;
         let pool = Pool::start(admission.threads, admission.queue_max, ports, clock)?;
-        Ok(Doors { pool, ports: ports.clone(), seed, number: 0 })
+        Ok(Doors { pool, ports: ports.clone(), seed, number: 0, stale: Arc::default() })
     }
 
     /// The way to the threads from a shard.
     pub(crate) fn asker(&self, shard: u16) -> Asker {
         self.pool.asker(shard)
+    }
+
+    /// Whether the last attempt to read failed, for whoever tells the operator.
+    pub(crate) fn stale(&self) -> Arc<AtomicBool> {
+        self.stale.clone()
+    }
+
+    /// Reads everything again as the configuration says it now; what is wrong is said, and changes nothing.
+    pub(crate) fn read_again(&mut self, config: Result<Config, String>) {
+        let read = config.and_then(|config| self.read(&config));
+        self.stale.store(read.is_err(), Ordering::Relaxed);
+        if let Err(why) = read {
+            tracing::error!("passwords and rules stay as they were: {why}");
+        }
     }
 
     /// Reads passwords and rules, and tells everybody. An error changes nothing.

@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 use mqtt::types::Reason;
 
 use super::{
+    hook::Hook,
     password_file::{self, Answer, PasswordFile},
     pool::Question,
     token::Tokens,
@@ -36,6 +37,7 @@ pub(crate) struct Chain {
 enum Asked {
     File(PasswordFile),
     Tokens(Box<Tokens>),
+    Hook(Box<Hook>),
 }
 
 /// What one of them says.
@@ -84,6 +86,7 @@ impl Asked {
                 }
             }
             Asked::Tokens(tokens) => tokens.judge(question),
+            Asked::Hook(hook) => hook.judge(question),
         }
     }
 }
@@ -100,7 +103,10 @@ pub(crate) fn read(config: &Config, number: u64, seed: u64) -> Result<(Policy, C
             asked.push(Asked::Tokens(Box::new(tokens)));
             continue;
         }
-        let Backend::File = authenticator.backend;
+        if authenticator.backend == Backend::Http {
+            asked.push(Asked::Hook(Box::new(Hook::new(&authenticator.hook, seed))));
+            continue;
+        }
         let file = read_file(&authenticator.path, password_file::FILE_BYTES_MAX)
             .and_then(|text| PasswordFile::parse(&text))
             .map_err(|why| format!("authentication[{index}].path: {}: {why}", authenticator.path))?;

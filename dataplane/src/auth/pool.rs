@@ -26,7 +26,6 @@ pub(crate) struct Question {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Vec<u8>>,
     pub(crate) listener: u16,
-    #[expect(dead_code, reason = "for authenticators that look at more than names")]
     pub(crate) peer: SocketAddr,
     until_us: u64,
 }

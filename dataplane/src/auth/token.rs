@@ -159,7 +159,7 @@ impl Tokens {
 }
 
 /// A list of rules, or EMQX's older form: what may be published, subscribed and both, and nothing else.
-fn own_rules(acl: &Value) -> Option<Vec<Rule>> {
+pub(super) fn own_rules(acl: &Value) -> Option<Vec<Rule>> {
     let mut rules = Vec::new();
     match acl {
         Value::Array(list) => {

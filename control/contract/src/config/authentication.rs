@@ -8,6 +8,7 @@ use super::{
     knob::{Kind, Preset::*, within},
     secret::Secret,
     section::{choice, section},
+    units::Clock,
 };
 
 /// Most authenticators of a node: each may take time for each CONNECT.
@@ -28,6 +29,8 @@ pub struct Authenticator {
     pub path: String,
     /// How tokens are judged.
     pub token: TokenKnobs,
+    /// How an HTTP server is asked.
+    pub hook: HookKnobs,
 }
 
 section! {
@@ -37,9 +40,9 @@ section! {
         enable: bool = "enable", Kind::Switch, Switch(true), Live, "false";
         /// What a client proves itself with: a user name and a password, or a signed token (JWT).
         mechanism: Mechanism = "mechanism", Kind::Choice(Mechanism::WORDS), Number(0), Live, "\"jwt\"";
-        /// Who knows the passwords: a file in mosquitto's format, see `ringmq passwd`. A user that is not in it is passed on.
-        backend: Backend = "backend", Kind::Choice(Backend::WORDS), Number(0), Live, "\"file\"";
-        /// The file. It is read again at SIGHUP. Required for passwords.
+        /// Who knows the passwords: a file in mosquitto's format, see `ringmq passwd`, which passes on whom it does not know; or a server.
+        backend: Backend = "backend", Kind::Choice(Backend::WORDS), Number(0), Live, "\"http\"";
+        /// The file. It is read again at SIGHUP. Required for passwords in a file.
         path: String = "path", Kind::Text(PATH_BYTES_MAX), Unset, Live, "\"/etc/ringmq/passwords\"";
     }
 }
@@ -61,6 +64,20 @@ section! {
         acl_claim: String = "acl_claim_name", Kind::Text(256), Text("acl"), Live, "\"rights\"";
         /// Claims that a token must have, as `name=value`; `${clientid}` and `${username}` in a value are what CONNECT says.
         verify_claims: Vec<String> = "verify_claims", Kind::Array, List(&[]), Live, "[\"iss=https://example.org\", \"sub=${username}\"]";
+    }
+}
+
+section! {
+    /// How a server is asked about passwords (`backend = "http"`). It answers 200 with `{"result": "allow" | "deny" | "ignore"}`, to which `is_superuser`, `acl` (as in a token) and `expire_at` (seconds) may be added, or 204 for yes. Any other answer, or none in time, passes on.
+    HookKnobs at "authentication[]" {
+        /// Where to POST the question. This version speaks plain HTTP: put a TLS proxy beside it for anything beyond this machine. Required for a server.
+        url: Option<String> = "url", Kind::Text(2048), Unset, Live, "\"http://127.0.0.1:8080/auth\"";
+        /// What the question says, as JSON, `name=value`; `${clientid}`, `${username}`, `${password}` and `${peerhost}` are filled in.
+        body: Vec<String> = "body", Kind::Array, List(&["clientid=${clientid}", "username=${username}", "password=${password}", "peerhost=${peerhost}"]), Live, "[\"user=${username}\", \"pass=${password}\"]";
+        /// Headers of the request, as `name=value`.
+        headers: Vec<String> = "headers", Kind::Array, List(&[]), Live, "[\"authorization=Bearer sesame\"]";
+        /// How long an answer may take. A thread waits that long: see `admission.threads`.
+        request_timeout_ms: u32 = "request_timeout", Kind::Duration(Clock::Ms, within(10, 60_000)), Number(2000), Live, "\"500ms\"";
     }
 }
 
@@ -89,6 +106,8 @@ choice! {
     Backend {
         /// A file on this machine.
         File = "file",
+        /// An HTTP server.
+        Http = "http",
     }
 }
 
@@ -104,8 +123,8 @@ choice! {
 
 impl AuthenticatorKnobs {
     /// The authenticator that these values describe.
-    pub(super) fn authenticator(self, token: TokenKnobs) -> Authenticator {
+    pub(super) fn authenticator(self, token: TokenKnobs, hook: HookKnobs) -> Authenticator {
         let AuthenticatorKnobs { enable, mechanism, backend, path } = self;
-        Authenticator { enable, mechanism, backend, path, token }
+        Authenticator { enable, mechanism, backend, path, token, hook }
     }
 }

@@ -7,7 +7,7 @@ use alloc::{
 };
 
 use super::{
-    authentication::{Admission, AuthenticatorKnobs, TokenKnobs},
+    authentication::{Admission, AuthenticatorKnobs, HookKnobs, TokenKnobs},
     authorization::{AuthorizationKnobs, SourceKnobs},
     durability::Durability,
     knob::{Knob, shorten},
@@ -41,6 +41,7 @@ pub(super) const GROUPS: &[Group] = &[
     group::<Unix>(),
     group::<AuthenticatorKnobs>(),
     group::<TokenKnobs>(),
+    group::<HookKnobs>(),
     group::<Admission>(),
     group::<AuthorizationKnobs>(),
     group::<SourceKnobs>(),

@@ -12,7 +12,9 @@ use toml::de::DeValue;
 
 use super::{
     Config,
-    authentication::{AUTHENTICATORS_MAX, Authenticator, AuthenticatorKnobs, Mechanism, TokenKnobs},
+    authentication::{
+        AUTHENTICATORS_MAX, Authenticator, AuthenticatorKnobs, Backend, HookKnobs, Mechanism, TokenKnobs,
+    },
     authorization::{Authorization, AuthorizationKnobs, SOURCES_MAX, Source, SourceKnobs},
     catalog::List,
     check,
@@ -204,17 +206,27 @@ impl<'a> Assembly<'a> {
             let knobs: AuthenticatorKnobs = this.member_section(List::Authentication, &shown, &mut sayings);
             let token: TokenKnobs = this.member_section(List::Authentication, &shown, &mut sayings);
             let keys = [token.secret.is_some(), token.public_key.is_some(), token.jwks.is_some()];
-            let missing = match knobs.mechanism {
-                Mechanism::PasswordBased => knobs.path.is_empty().then(|| format!("{shown}path is required")),
-                Mechanism::Jwt => (keys.iter().filter(|key| **key).count() != 1)
+            let hook: HookKnobs = this.member_section(List::Authentication, &shown, &mut sayings);
+            let plain = hook.url.as_ref().is_some_and(|url| url.starts_with("http://"));
+            let missing = match (knobs.mechanism, knobs.backend) {
+                (Mechanism::PasswordBased, Backend::File) => {
+                    knobs.path.is_empty().then(|| format!("{shown}path is required"))
+                }
+                (Mechanism::PasswordBased, Backend::Http) => {
+                    (!plain).then(|| format!("{shown}url is required, and begins with http://"))
+                }
+                (Mechanism::Jwt, _) => (keys.iter().filter(|key| **key).count() != 1)
                     .then(|| format!("{shown}mechanism is \"jwt\", which needs one of secret, public_key and jwks")),
             };
-            let unequal = token.verify_claims.iter().find(|claim| !claim.contains('='));
-            let unequal = unequal.map(|claim| format!("{shown}verify_claims has {claim:?}, which is not name=value"));
+            let lists = [("verify_claims", &token.verify_claims), ("body", &hook.body), ("headers", &hook.headers)];
+            let unequal = lists.into_iter().find_map(|(key, list)| {
+                let member = list.iter().find(|member| !member.contains('='))?;
+                Some(format!("{shown}{key} has {member:?}, which is not name=value"))
+            });
             let wrong = missing.into_iter().chain(unequal);
             let origin = member.origin.clone();
             this.errors.extend(wrong.map(|message| ConfigError { origin: origin.clone(), message }));
-            knobs.authenticator(token)
+            knobs.authenticator(token, hook)
         })
     }
 

@@ -27,7 +27,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    authentication::{AUTHENTICATORS_MAX, Admission, Authenticator, Backend, Mechanism, TokenFrom, TokenKnobs},
+    authentication::{
+        AUTHENTICATORS_MAX, Admission, Authenticator, Backend, HookKnobs, Mechanism, TokenFrom, TokenKnobs,
+    },
     authorization::{Authorization, DenyAction, Permission, RuleFormat, SOURCES_MAX, Source, SourceKind},
     catalog::knobs,
     durability::{Durability, Mode},

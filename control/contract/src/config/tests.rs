@@ -87,6 +87,7 @@ fn every_example_is_accepted_and_is_not_the_default() {
                 "path" => "",
                 // One that needs no path, and brings its key.
                 "secret" | "public_key" | "jwks" => "mechanism = \"jwt\"\n",
+                "backend" => "url = \"http://a/b\"\n",
                 "mechanism" => "secret = \"sixteen bytes or more\"\n",
                 _ => "path = \"/x\"\n",
             };
@@ -315,6 +316,10 @@ fn authenticators_and_sources_are_lists_in_order() {
         ("[[authentication]]\npath = \"a\"\nverify_claims = [\"x\"]", "authentication[0].verify_claims has \"x\""),
         ("authentication = 1", "authentication must be an array of tables"),
         ("[[authentication]]\npath = \"a\"\nbackend = \"ldap\"", "authentication[0].backend must be one of \"file\""),
+        (
+            "[[authentication]]\nbackend = \"http\"\nurl = \"https://a\"",
+            "authentication[0].url is required, and begins with http://",
+        ),
         ("[[authorization.sources]]\npaht = \"a\"", "the nearest known one is authorization.sources[0].path"),
         ("authorization.deny_subscribe = [\"a#\"]", "authorization.deny_subscribe has \"a#\""),
     ] {
