@@ -117,6 +117,10 @@ fn head(from: &mut impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+//= MQTT-6.0.0-2
+//= MQTT311-6.0.0-2
+//= MQTT-6.0.0-4
+//= MQTT311-6.0.0-4
 #[test]
 fn packets_lie_across_frames_and_several_in_one() {
     let (_, node) = place();
@@ -153,6 +157,8 @@ fn a_close_is_answered_and_ours_comes_with_disconnect() {
     assert_eq!(client.wire.frame().expect("the end"), None);
 }
 
+//= MQTT-6.0.0-1
+//= MQTT311-6.0.0-1
 #[test]
 fn what_is_not_allowed_is_closed_with_its_code_and_counted() {
     let (_, node) = place();

@@ -81,6 +81,8 @@ impl Frames {
                 }
                 continue;
             };
+            //= MQTT-6.0.0-2
+            // Frames are nothing to packets: what they carry goes on as a stream of bytes.
             let bytes = usize::try_from(frame.left).unwrap_or(usize::MAX).min(wire.len());
             let (part, rest) = wire.split_at(bytes);
             *wire = rest;
