@@ -190,7 +190,7 @@ impl Layers {
             match header.read(wire).map_err(Broken::Proxy)? {
                 None => return Ok(Flow::More),
                 Some(Proxied::Itself) => {}
-                Some(Proxied::Client(client)) => self.peer = canonical(client),
+                Some(Proxied::Client(client)) => self.peer = believed(self.peer, canonical(client))?,
             }
             self.proxy = None;
         }
@@ -268,6 +268,12 @@ impl Layers {
         }
         self.over = true;
     }
+}
+
+/// The client that `proxy` speaks for. Loopback is trusted with more than others, so nobody else may claim it.
+fn believed(proxy: SocketAddr, client: SocketAddr) -> Result<SocketAddr, Broken> {
+    let claims = client.ip().is_loopback() && !proxy.ip().is_loopback();
+    if claims { Err(Broken::Proxy(proxy::Malformed::Loopback)) } else { Ok(client) }
 }
 
 /// An IPv4 address that came through an IPv6 socket, as IPv4: that is how rules name it.

@@ -190,6 +190,21 @@ fn a_plain_connection_has_no_layers_and_a_proxied_one_loses_its_only_one() {
 }
 
 #[test]
+fn a_load_balancer_elsewhere_cannot_speak_for_loopback() {
+    let proxied = recipe(None, false, true);
+    let elsewhere = SocketAddr::from(([198, 51, 100, 1], 7));
+    for (from, refused) in [(PEER, false), (elsewhere, true)] {
+        for address in ["TCP4 127.0.0.1 10.0.0.1", "TCP6 ::1 ::2", "TCP6 ::ffff:127.0.0.1 ::2"] {
+            let Ok(Stage::Layered(mut layers)) = proxied.stage(&"tcp:test".into(), from, UNKNOWN) else {
+                panic!("a stage with layers")
+            };
+            let opened = layers.open(format!("PROXY {address} 1 2\r\n").as_bytes(), &mut Vec::new());
+            assert_eq!(opened.is_err(), refused, "{from} {address}");
+        }
+    }
+}
+
+#[test]
 fn a_verified_certificate_says_who_is_there() {
     let paper = Paper::new("server");
     for (name, common_name, subject) in [

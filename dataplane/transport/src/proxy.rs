@@ -42,6 +42,8 @@ pub enum Malformed {
     TooLong,
     /// The line of version 1 is not `PROXY <protocol> <source> <destination> <port> <port>`.
     Line,
+    /// It names a loopback address, which nobody but this machine may speak for. The caller finds that out.
+    Loopback,
     /// The block of version 2 has an unknown version, command or protocol, or too few bytes.
     Block,
 }
@@ -51,6 +53,7 @@ impl fmt::Display for Malformed {
         f.write_str(match self {
             Malformed::Signature => "no PROXY header came first",
             Malformed::TooLong => "the PROXY header is too long",
+            Malformed::Loopback => "the PROXY header came from elsewhere and names a loopback address",
             Malformed::Line => "the PROXY line cannot be read",
             Malformed::Block => "the PROXY block cannot be read",
         })

@@ -126,7 +126,7 @@ macro_rules! network {
                 allow_anonymous: bool = "allow_anonymous", Kind::Switch, Switch(false), Restart, "true";
                 /// What all topics of its clients begin with, which they do not see: it is put before what they publish and subscribe to, and taken off what they get. Ends with `/`.
                 mountpoint: Option<String> = "mountpoint", Kind::Text(MOUNTPOINT_BYTES_MAX), Unset, Restart, "\"tenant-a/\"";
-                /// A load balancer sends a PROXY header (version 1 or 2) first, and the client is who it names. Whoever sends none is closed.
+                /// A load balancer sends a PROXY header (version 1 or 2) first, and the client is who it names. Whoever sends none is closed. Only the load balancer should reach such a listener.
                 proxy_protocol: bool = "proxy_protocol", Kind::Switch, Switch(false), Restart, "true";
                 /// How long the PROXY header may take.
                 proxy_protocol_timeout_ms: u32 = "proxy_protocol_timeout", Kind::Duration(Clock::Ms, within(100, 60_000)), Number(3000), Restart, "\"5s\"";
@@ -231,7 +231,7 @@ ssl_options!(" TLS of such a listener.", WssOptions at "listeners.wss.<name>.ssl
 websocket!(" WebSocket of such a listener.", WssWebSocket at "listeners.wss.<name>.websocket");
 
 section! {
-    /// MQTT on a Unix socket. Whoever may open it needs no user name.
+    /// MQTT on a Unix socket. Whoever may open it needs no user name; as a client's address 127.0.0.1:0 is shown.
     Unix at "listeners.unix.<name>" {
         /// Path of the socket. Required. One that is left of a process that has ended is replaced.
         path: Option<String> = "path", Kind::Text(UNIX_PATH_BYTES_MAX), Unset, Restart, "\"/run/ringmq/mqtt.sock\"";
