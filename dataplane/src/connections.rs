@@ -352,6 +352,18 @@ impl Connections {
         self.unsettle(conn);
     }
 
+    /// Ends every connection that the broker has not heard of, and so cannot say goodbye to.
+    pub(crate) fn end_unknown(&mut self) {
+        for index in 0..self.places.len() {
+            let place = &self.places[index];
+            let unknown = |tenant: &Connection| tenant.stage.is_unknown() && matches!(tenant.phase, Phase::Open);
+            if place.tenant.as_ref().is_some_and(unknown) {
+                let conn = ConnId { index: index as u32, generation: place.generation };
+                self.close(conn);
+            }
+        }
+    }
+
     /// The stage of `conn` cannot go on: it is counted and told; what the stage has to say about it still goes out.
     pub(crate) fn broken(&mut self, brain: &mut impl Brain, conn: ConnId, broken: &Broken) {
         brain.count(broken.counter());

@@ -4,7 +4,7 @@
 //!
 //! One way through it, forward only: [`run`] starts [`executor`]s, each with one [`shard`]; a turn of a shard takes
 //! completions from its [`ring`] ([`inbound`]), runs the broker ([`brain`]), and settles [`connections`]
-//! with the ring again ([`outbound`]); shards meet in [`mailbox`]es and wake each other by [`sleep`].
+//! with the ring again ([`outbound`]); what lies between ring and broker is a connection's [`stage`]; shards meet in [`mailbox`]es and wake each other by [`sleep`].
 //! What has to outlive the process goes through a [`log_port`] to a [`log_thread`], and comes back by [`recovery`].
 
 #![warn(missing_docs)]

@@ -328,6 +328,7 @@ impl<B: Brain> Shard<B> {
                     for listener in &mut self.listeners {
                         listener.close(&mut self.ring);
                     }
+                    self.connections.end_unknown();
                     self.brain.input(now, Input::Drain, &mut self.connections);
                 }
                 Note::Drain => {}

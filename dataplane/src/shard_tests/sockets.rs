@@ -15,7 +15,7 @@ use broker::surface::{Cause, ConnId, DialId, Input, Mailboxes, Output, Parcel, P
 use contract::{ids::ShardId, time::Now};
 
 use super::bench::{BOUND, Bench, Plan};
-use crate::{port::Board, shard::Brain};
+use crate::{port::Board, shard::Brain, stage::Recipe};
 
 /// Sends back what it gets.
 const ECHO: u8 = b'E';
@@ -474,4 +474,41 @@ fn a_drain_says_goodbye_to_every_client_and_ends_the_shards() {
     assert!(started.elapsed() < Duration::from_secs(5));
     reader.join().expect("all clients saw the end");
     assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+/// What a load balancer sends first.
+const PROXY: &[u8] = b"PROXY TCP4 192.0.2.7 10.0.0.1 4660 1883\r\n";
+
+fn proxied() -> Plan {
+    Plan { recipe: Recipe { proxy_us: Some(60_000_000), ..Recipe::default() }, ..Plan::default() }
+}
+
+#[test]
+fn a_connection_is_told_when_it_is_known_and_not_at_all_if_it_ends_before() {
+    let (bench, tally) = mirrors(&proxied());
+    let half = client(&bench, &PROXY[..20]);
+    let mut whole = client(&bench, &[PROXY, b"Ehello"].concat());
+    assert_eq!(read_exactly(&mut whole, 5), b"hello");
+    bench.wait_for_connections(2);
+    assert_eq!(tally.accepted.load(Ordering::Relaxed), 1);
+    drop(half);
+    bench.wait_for_connections(1);
+    assert_eq!(tally.closed.load(Ordering::Relaxed), 0);
+    drop(whole);
+    bench.wait_for_connections(0);
+    assert_eq!(tally.closed.load(Ordering::Relaxed), 1);
+    bench.stop();
+}
+
+#[test]
+fn a_drain_ends_connections_that_are_not_known_yet() {
+    let (bench, _) = mirrors(&proxied());
+    let mut half = client(&bench, &PROXY[..20]);
+    bench.wait_for_connections(1);
+    // A shard that waits for clients that do not go gives up after three seconds.
+    let started = Instant::now();
+    let reader = std::thread::spawn(move || assert!(matches!(half.read(&mut [0; 1]), Ok(0)), "an orderly end"));
+    bench.stop();
+    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
+    reader.join().expect("the client saw the end");
 }
