@@ -51,6 +51,8 @@ pub(crate) struct Rig {
     /// Where the next client comes in, and the common name of its certificate.
     pub(crate) listener: u16,
     pub(crate) common_name: Option<String>,
+    /// How long ago it was accepted.
+    pub(crate) handshake_ms: u64,
 }
 
 struct Place {
@@ -212,6 +214,7 @@ impl Rig {
             since_begin_bytes: 0,
             listener: 0,
             common_name: None,
+            handshake_ms: 0,
         }
     }
 
@@ -383,7 +386,7 @@ impl Rig {
             listener: self.listener,
             peer: SocketAddr::from(PEER),
             certificate,
-            since_us: self.now.mono_us,
+            since_us: self.now.mono_us - self.handshake_ms * 1000,
         };
         self.shards[0].input(self.now, input, &mut self.shells[0]);
         client

@@ -391,6 +391,19 @@ fn a_link_that_demands_a_certificate_accepts_who_has_it() {
 }
 
 #[test]
+fn the_time_for_connect_runs_from_the_accept_and_not_from_the_end_of_a_handshake() {
+    let mut rig = Rig::with(1, |settings| settings.mqtt.connect_timeout_ms = 900);
+    let early = rig.accept();
+    rig.handshake_ms = 800;
+    let late = rig.accept();
+    rig.pass(200);
+    assert!(rig.closed(late) && !rig.closed(early));
+    rig.pass(800);
+    assert!(rig.closed(early));
+    assert_eq!(rig.count(Counter::connect_timeout), 2);
+}
+
+#[test]
 fn clients_below_a_mountpoint_meet_among_themselves_and_do_not_see_it() {
     let mut rig = Rig::with(2, |settings| {
         settings.mountpoints = alloc::vec![None, Some("a/".into()), Some("b/".into())];
