@@ -126,7 +126,7 @@ enum Key {
 
 #[derive(Subcommand)]
 enum About {
-    /// Read everything and say what is wrong with it.
+    /// Read everything, certificates included, and say what is wrong with it.
     Check,
     /// Show every setting, its effective value and who said it.
     Show,
@@ -285,10 +285,12 @@ fn explain(file: Option<&Path>, question: &About) -> ExitCode {
     match (settings::load_or_explain(file), question) {
         (Err(code), _) => code,
         (Ok(loaded), About::Show) => print(&loaded.show(), ExitCode::SUCCESS),
-        (Ok(loaded), _) => match dataplane::auth::check(&loaded.config) {
-            Ok(()) => print("the configuration is valid\n", ExitCode::SUCCESS),
-            Err(why) => refuse_config(&why),
-        },
+        (Ok(loaded), _) => {
+            match dataplane::check_files(&loaded.config).and_then(|()| dataplane::auth::check(&loaded.config)) {
+                Ok(()) => print("the configuration is valid\n", ExitCode::SUCCESS),
+                Err(why) => refuse_config(&why),
+            }
+        }
     }
 }
 

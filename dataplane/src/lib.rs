@@ -44,4 +44,4 @@ mod stage;
 mod sync;
 mod tls;
 
-pub use run::{Reload, run};
+pub use run::{Reload, check_files, run};

@@ -254,6 +254,18 @@ fn certificates(listener: &config::Listener, tls: &config::Tls) -> Result<Arc<ru
     certificates::load(tls, if listener.websocket.is_some() { "http/1.1" } else { "mqtt" })
 }
 
+/// Can the files that the listeners name be used? The error has one line per listener. For `ringmq config check`:
+/// called from a process that has no shards.
+pub fn check_files(config: &Config) -> Result<(), String> {
+    let enabled = config.listeners.iter().filter(|listener| listener.enable);
+    let wrong = enabled.filter_map(|listener| {
+        let error = certificates(listener, listener.tls.as_ref()?).err()?;
+        Some(format!("listeners.{}.{}: {error}", listener.kind.as_str(), listener.name))
+    });
+    let wrong: Vec<String> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
 /// Reads the files of all listeners again. Where they cannot be used, the listener goes on as before.
 fn renew(config: &Config, ports: &[Arc<Port>]) {
     for (index, listener) in (0..).zip(&config.listeners).filter(|(_, listener)| listener.enable) {

@@ -73,6 +73,9 @@ fn a_listener_without_a_usable_certificate_stops_the_start_and_says_which_file()
     let papers = Papers::new();
     papers.write("server.pem", "nothing");
     let setup = mutual(Setup::new(env!("CARGO_BIN_EXE_ringmq")), "ssl", "default", &papers);
+    let checked = setup.run(papers.directory(), &["config", "check"], LONG);
+    let words = "listeners.ssl.default: ";
+    assert!(checked.code == Some(78) && checked.said.contains(words), "{checked:?}");
     let ended = setup.refused(LONG);
     assert!(ended.said.contains("server.pem cannot be used: it holds no certificate"), "{}", ended.said);
 }
