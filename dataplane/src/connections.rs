@@ -345,6 +345,12 @@ impl Connections {
         let Some(connection) = self.tenant(conn) else { return };
         connection.eof |= cause == Cause::Eof;
         connection.failed |= cause == Cause::Error;
+        self.flush_and_end(conn, cause);
+    }
+
+    /// Nothing more is read from `conn`; what is left to say still goes out, and then it ends.
+    pub(crate) fn flush_and_end(&mut self, conn: ConnId, cause: Cause) {
+        let Some(connection) = self.tenant(conn) else { return };
         if matches!(connection.phase, Phase::Open | Phase::Leaving(_)) {
             connection.phase = Phase::Closing(cause);
             self.due_connection(conn, FLUSH_US);
@@ -359,7 +365,7 @@ impl Connections {
             let unknown = |tenant: &Connection| tenant.stage.is_unknown() && matches!(tenant.phase, Phase::Open);
             if place.tenant.as_ref().is_some_and(unknown) {
                 let conn = ConnId { index: index as u32, generation: place.generation };
-                self.close(conn);
+                self.flush_and_end(conn, Cause::Ours);
             }
         }
     }
@@ -369,15 +375,11 @@ impl Connections {
         brain.count(broken.counter());
         let now_us = self.now_us;
         let Some(connection) = self.tenant(conn) else { return };
-        if matches!(connection.phase, Phase::Open | Phase::Leaving(_)) {
-            connection.phase = Phase::Closing(Cause::Error);
-            if let Stage::Layered(layers) = &connection.stage {
-                let (listener, peer) = (layers.listener().clone(), layers.peer());
-                self.events.transport_broken(now_us, &listener, peer, broken);
-            }
-            self.due_connection(conn, FLUSH_US);
+        if let Stage::Layered(layers) = &connection.stage {
+            let (listener, peer) = (layers.listener().clone(), layers.peer());
+            self.events.transport_broken(now_us, &listener, peer, broken);
         }
-        self.unsettle(conn);
+        self.flush_and_end(conn, Cause::Error);
     }
 
     /// The move that `Output::hand_over` asked for: nothing of `conn` is in flight.
@@ -431,12 +433,7 @@ impl Output for Connections {
     }
 
     fn close(&mut self, conn: ConnId) {
-        let Some(connection) = self.tenant(conn) else { return };
-        if matches!(connection.phase, Phase::Open | Phase::Leaving(_)) {
-            connection.phase = Phase::Closing(Cause::Ours);
-            self.due_connection(conn, FLUSH_US);
-            self.unsettle(conn);
-        }
+        self.flush_and_end(conn, Cause::Ours);
     }
 
     fn read(&mut self, conn: ConnId, on: bool) {

@@ -102,7 +102,8 @@ fn open(connections: &mut Connections, brain: &mut impl Brain, now: Now, conn: C
     connections.plain = plain;
     match opened {
         Ok(Flow::More) => connections.unsettle(conn),
-        Ok(Flow::Ended) => connections.ended(conn, Cause::Eof),
+        // The transport itself is still open, and must take our goodbye.
+        Ok(Flow::Ended) => connections.flush_and_end(conn, Cause::Eof),
         Err(broken) => connections.broken(brain, conn, &broken),
     }
 }
