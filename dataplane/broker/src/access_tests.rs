@@ -177,6 +177,20 @@ fn another_password_disconnects_and_the_same_one_does_not() {
 }
 
 #[test]
+fn a_node_that_begins_to_ask_keeps_who_is_proven_and_one_that_ceases_to_keeps_all() {
+    let mut rig = Rig::new(1);
+    let told = rig.connect_with("told", named("alice"));
+    rig.got(told);
+    rig.policy(asking(1));
+    assert_eq!(rig.heard(told), ["disconnect NotAuthorized"], "nobody has proven that name");
+    let proven = rig.connect_with("proven", named("alice"));
+    rig.answer(1, |name| user(name, 1));
+    rig.got(proven);
+    rig.policy(Policy { number: 2, ..Policy::default() });
+    assert!(rig.heard(proven).is_empty() && !rig.closed(proven));
+}
+
+#[test]
 fn what_let_a_client_in_ends_on_time() {
     let mut rig = Rig::new(1);
     rig.policy(asking(1));

@@ -60,9 +60,10 @@ impl Policy {
     /// Would this principal be let in today? `listener`: where its connection came in, if it has one.
     pub(crate) fn still_knows(&self, principal: &Principal, listener: Option<u16>) -> bool {
         match &principal.user {
+            _ if !self.asks => true,
             Some(user) if principal.credential != 0 => self.credentials.get(&**user) == Some(&principal.credential),
             None => listener.is_none_or(|listener| principal.proven || self.lets_anonymous(listener)),
-            Some(_) => principal.proven || !self.asks,
+            Some(_) => principal.proven,
         }
     }
 }

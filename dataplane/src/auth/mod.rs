@@ -28,7 +28,7 @@ use crate::{
 
 /// Can the passwords and rules that a configuration names be read? An error names key, file and line.
 pub fn check(config: &Config) -> Result<(), String> {
-    policy::read(config, 0, 0).map(drop)
+    policy::read(config, &policy::listeners(config), 0, 0).map(drop)
 }
 
 /// The doors of this node.
@@ -37,6 +37,8 @@ pub(crate) struct Doors {
     ports: Arc<[Arc<Port>]>,
     seed: u64,
     number: u64,
+    /// As they were opened.
+    listeners: policy::Listeners,
     /// The last attempt to read failed.
     stale: Arc<AtomicBool>,
 }
@@ -46,7 +48,14 @@ impl Doors {
     pub(crate) fn new(config: &Config, ports: &Arc<[Arc<Port>]>, clock: Clock, seed: u64) -> io::Result<Doors> {
         let admission = &config.admission;
         let pool = Pool::start(admission.threads, admission.queue_max, ports, clock)?;
-        Ok(Doors { pool, ports: ports.clone(), seed, number: 0, stale: Arc::default() })
+        Ok(Doors {
+            pool,
+            ports: ports.clone(),
+            seed,
+            number: 0,
+            listeners: policy::listeners(config),
+            stale: Arc::default(),
+        })
     }
 
     /// The way to the threads from a shard.
@@ -71,7 +80,7 @@ impl Doors {
     /// Reads passwords and rules, and tells everybody. An error changes nothing.
     pub(crate) fn read(&mut self, config: &Config) -> Result<(), String> {
         let number = self.number + 1;
-        let (policy, chain) = policy::read(config, number, self.seed)?;
+        let (policy, chain) = policy::read(config, &self.listeners, number, self.seed)?;
         self.number = number;
         // Whoever is judged by the new chain before its shard has the new policy is asked about again.
         self.pool.set(chain);

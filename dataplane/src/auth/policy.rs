@@ -8,7 +8,7 @@ use broker::{
     access::{self, Principal, RULES_MAX, Rule, Rules},
     admission::{Policy, Verdict},
 };
-use contract::config::{Backend, Config, DenyAction, Mechanism, Permission, RuleFormat, Source};
+use contract::config::{Backend, Config, DenyAction, ListenerKind, Mechanism, Permission, RuleFormat, Source};
 use hashbrown::HashMap;
 use mqtt::types::Reason;
 
@@ -91,8 +91,16 @@ impl Asked {
     }
 }
 
+/// The listeners that are open, in the order of their numbers: a configuration that is read later may have others.
+pub(crate) type Listeners = Vec<(ListenerKind, String)>;
+
+/// The listeners of a configuration, in its order.
+pub(crate) fn listeners(config: &Config) -> Listeners {
+    config.listeners.iter().map(|listener| (listener.kind, listener.name.clone())).collect()
+}
+
 /// Reads everything that `config` names. An error names key and file.
-pub(crate) fn read(config: &Config, number: u64, seed: u64) -> Result<(Policy, Chain), String> {
+pub(crate) fn read(config: &Config, open: &Listeners, number: u64, seed: u64) -> Result<(Policy, Chain), String> {
     let hasher = RandomState::with_seeds(seed, 40, 41, 42);
     let mut credentials: HashMap<Box<str>, u64, RandomState> = HashMap::with_hasher(hasher);
     let mut asked = Vec::new();
@@ -116,7 +124,11 @@ pub(crate) fn read(config: &Config, number: u64, seed: u64) -> Result<(Policy, C
         }
         asked.push(Asked::File(file));
     }
-    let anonymous: Vec<bool> = config.listeners.iter().map(|listener| listener.allow_anonymous).collect();
+    let lets = |(kind, name): &(ListenerKind, String)| {
+        let found = config.listeners.iter().find(|listener| listener.kind == *kind && listener.name == *name);
+        found.is_some_and(|listener| listener.allow_anonymous)
+    };
+    let anonymous: Vec<bool> = open.iter().map(lets).collect();
     let rules = rules_of(config, seed)?;
     if asked.is_empty() && rules.as_ref().is_some_and(Rules::names_users) {
         tracing::warn!("rules name users, but nobody is asked who a client is: a user name is believed as it is told");
@@ -179,4 +191,35 @@ fn read_file(path: &str, bytes_max: u64) -> Result<String, String> {
         return Err(format!("it has more than {bytes_max} bytes"));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::config::Listener;
+
+    use super::*;
+
+    #[test]
+    fn what_a_listener_allows_is_found_by_its_name_when_others_have_come() {
+        let mut config = Config::default();
+        let open = listeners(&config);
+        let mut other = Listener { name: "another".to_owned(), ..config.listeners[0].clone() };
+        (other.allow_anonymous, config.listeners[0].allow_anonymous) = (true, false);
+        config.listeners.insert(0, other);
+        let (policy, _) = read(&config, &open, 1, 1).expect("there is nothing to read");
+        assert_eq!(policy.anonymous, [false]);
+    }
+
+    #[test]
+    fn a_file_shows_whose_rules_it_has() {
+        for (text, emqx) in [
+            ("%% rules\n{allow, all}.", true),
+            ("\n {allow, all}.", true),
+            ("# rules\ntopic #", false),
+            ("user a", false),
+            ("", false),
+        ] {
+            assert_eq!(looks_like_emqx(text), emqx, "{text:?}");
+        }
+    }
 }
