@@ -1,9 +1,9 @@
 //! Which statements of the standards are implemented and tested, read from citations in the sources.
 //!
 //! A citation is a comment line of its own: `//= MQTT-3.1.0-2` for MQTT 5.0, `//= MQTT311-3.1.0-2` for 3.1.1.
-//! In the sources it stands above the line that binds, in tests above the test that shows it. The tables beside this
-//! file list all statements; `exceptions.txt` those that bind nothing here, with the reason; `open.txt` what is known to
-//! be missing. Always true: a statement is in exactly one of these states, and a citation names a statement that exists.
+//! In the sources it stands above the line that binds, under `tests/` above the test that shows it on the real
+//! executable; above a unit test it may stand too, and counts for nothing. The tables beside this file list all
+//! statements; `exceptions.txt` those that bind nothing here, with the reason; `open.txt` what is known to be missing. Always true: a statement is in exactly one of these states, and a citation names a statement that exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -30,7 +30,7 @@ fn every_statement_is_implemented_and_tested_or_excepted() {
     for id in exceptions.keys().chain(open.keys()).filter(|id| !known.contains(id.as_str())) {
         wrong.push(format!("{id} is listed and is no statement"));
     }
-    for (id, places) in citations.implemented.iter().chain(&citations.tested) {
+    for (id, places) in citations.implemented.iter().chain(&citations.tested).chain(&citations.unit_tested) {
         if !known.contains(id.as_str()) {
             wrong.push(format!("{id} is cited and is no statement: {places:?}"));
         }
@@ -117,6 +117,7 @@ fn root() -> &'static Path {
 struct Citations {
     implemented: BTreeMap<String, Vec<String>>,
     tested: BTreeMap<String, Vec<String>>,
+    unit_tested: BTreeMap<String, Vec<String>>,
 }
 
 impl Citations {
@@ -157,7 +158,11 @@ impl Citations {
                 None | Some(&"" | &"}") => wrong.push(format!("{place}: {id} is cited above nothing")),
                 Some(_) => {}
             }
-            let cited = if testing { &mut self.tested } else { &mut self.implemented };
+            let cited = match (testing, name.starts_with("tests/")) {
+                (false, _) => &mut self.implemented,
+                (true, true) => &mut self.tested,
+                (true, false) => &mut self.unit_tested,
+            };
             cited.entry(id.to_owned()).or_default().push(place);
         }
     }
@@ -172,6 +177,8 @@ fn a_citation_is_found_by_where_it_stands() {
     );
     citations.read("dataplane/x.rs", &text, &mut wrong);
     assert_eq!(citations.implemented.keys().collect::<Vec<_>>(), ["A", "B"]);
-    assert_eq!(citations.tested.keys().collect::<Vec<_>>(), ["C", "D"]);
+    assert_eq!(citations.unit_tested.keys().collect::<Vec<_>>(), ["C", "D"]);
+    citations.read("tests/conformance/x.rs", &format!("{mark}E\n#[test]\nfn e() {{}}"), &mut wrong);
+    assert_eq!(citations.tested.keys().collect::<Vec<_>>(), ["E"]);
     assert_eq!(wrong, ["dataplane/x.rs:4: B is cited above nothing", "dataplane/x.rs:11: D is not cited above a test"]);
 }
