@@ -6,7 +6,7 @@ use crate::packets::{Properties, disconnect_with, four, id, pair, text};
 use crate::{At, BOTH, everywhere};
 use harness::raw::Raw;
 use harness::wire::{self, Connect, Publish, V5, V311, kind, packet};
-use harness::{MOMENT, SHORT, within};
+use harness::{LONG, MOMENT, SHORT, within};
 use std::time::{Duration, Instant};
 
 /// A client with a will of QoS 1.
@@ -287,6 +287,29 @@ fn what_follows_a_disconnect_of_the_client_is_not_looked_at() {
             silent(&mut witness);
         }
     });
+}
+
+#[test]
+fn a_node_that_stops_says_where_to_go() {
+    for (elsewhere, expected) in [(None, 0x8b), (Some("other.example:1883"), 0x9c)] {
+        let setup = crate::setup(2);
+        let mut node = match elsewhere {
+            Some(elsewhere) => setup.env("RINGMQ_MQTT__SERVER_REFERENCE", elsewhere),
+            None => setup,
+        }
+        .start();
+        let mut new = Raw::connect(node.mqtt(), &Connect::new(V5, "new"));
+        let mut old = Raw::connect(node.mqtt(), &Connect::new(V311, "old"));
+        let size = four(id::MAXIMUM_PACKET_SIZE, 24);
+        let mut small = Raw::connect(node.mqtt(), &Connect { properties: &size, ..Connect::new(V5, "small") });
+        node.terminate(LONG);
+        let told = new.closed(SHORT).pop().expect("it is told");
+        assert_eq!((told.kind, told.reason()), (kind::DISCONNECT, expected));
+        let reference = Properties::of(&told).bytes(id::SERVER_REFERENCE);
+        assert_eq!(reference.as_deref(), elsewhere.map(str::as_bytes));
+        assert_eq!(small.closed(SHORT).pop().map(|told| told.reason()), Some(0x8b), "the name does not fit");
+        assert_eq!(old.closed(SHORT), []);
+    }
 }
 
 //= MQTT-3.12.4-1

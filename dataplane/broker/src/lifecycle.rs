@@ -30,7 +30,7 @@ use crate::{
     plant::Plant,
     publish::LINK_PREFIX,
     session::{OFFLINE, SessionId},
-    sizes::{last_words, refusal},
+    sizes::{last_words, refusal, sent_away},
     surface::{Cause, ConnId, Output, Parked},
 };
 
@@ -634,8 +634,7 @@ impl Shard {
             let Some(conn) = self.conns.get(id) else { continue };
             let greeted = conn.connack_until <= self.journal.durable();
             if conn.wire.v5 && greeted && matches!(conn.phase, Phase::Open(_)) {
-                let with = DisconnectProps::default();
-                encode::disconnect(conn.farewell(), Version::V5, Reason::ServerShuttingDown, &with);
+                sent_away(conn, self.settings.mqtt.server_reference.as_deref());
             }
             self.link_goodbye(id);
             self.leave(id, "this node is stopping", out);

@@ -61,6 +61,17 @@ pub(crate) fn last_words(conn: &mut Conn, misbehaved: Misbehaved) {
     }
 }
 
+/// DISCONNECT of a node that stops, with the server to use instead where one is configured and its name fits.
+pub(crate) fn sent_away(conn: &mut Conn, elsewhere: Option<&str>) {
+    let bytes_max = conn.wire.packet_bytes_max;
+    let bytes = conn.farewell();
+    let with = DisconnectProps { server_reference: elsewhere, ..DisconnectProps::default() };
+    let write = |out: &mut Vec<u8>| encode::disconnect(out, Version::V5, Reason::UseAnotherServer, &with);
+    if elsewhere.is_none() || !write_within(bytes, bytes_max, write) {
+        encode::disconnect(bytes, Version::V5, Reason::ServerShuttingDown, &DisconnectProps::default());
+    }
+}
+
 impl crate::Settings {
     /// Is a successful CONNACK more than this client takes?
     pub(crate) fn connack_too_large(

@@ -1,5 +1,7 @@
 //! `mqtt.*`: what clients may do. EMQX's words where a thing is the same.
 
+use alloc::string::String;
+
 use super::{
     knob::{Kind, Preset::*, within, within_or},
     section::section,
@@ -51,5 +53,7 @@ section! {
         obligation_timeout_ms: u32 = "obligation_timeout", Kind::Duration(Clock::Ms, within(100, 600_000)), Number(10_000), Live, "\"5s\"";
         /// Longest delay of a will; a longer one is cut.
         will_delay_max_s: u32 = "max_will_delay_interval", Kind::Duration(Clock::S, within_or(0, 4_294_967_294, "infinity", 4_294_967_295)), Number(4_294_967_295), Live, "\"1h\"";
+        /// Where MQTT 5 clients are sent when this node stops: Server Reference of their DISCONNECT (0x9C).
+        server_reference: Option<String> = "server_reference", Kind::Text(1024), Unset, Live, "\"other.example:1883\"";
     }
 }
