@@ -105,6 +105,8 @@ pub(crate) struct Delivering<'a> {
     pub(crate) journal: &'a mut Journal,
     /// A persistent session was refused its delivery, because the log cannot take it.
     pub(crate) refused: bool,
+    /// The message at hand may not be: see [`Shard::insists`].
+    pub(crate) insists: bool,
 }
 
 /// What became of a message on this shard.
@@ -139,6 +141,7 @@ impl Shard {
             kept: None,
             journal: &mut self.journal,
             refused: false,
+            insists: false,
         };
         (delivering, &self.subscriptions)
     }
@@ -177,7 +180,9 @@ impl Shard {
         if self.repeats(message) {
             all.retain(|s| !self.took_session(message, s.session));
         }
+        let insists = self.insists(message);
         let (mut delivering, _) = self.delivering();
+        delivering.insists = insists;
         let mut count = 0;
         for same in all.chunk_by(|a, b| a.session == b.session) {
             let publisher = delivering.sessions.at(same[0].session).map_or(0, |s| s.client_hash);
@@ -253,7 +258,7 @@ impl Delivering<'_> {
         if options.restricted() && session.withheld(message.topic, options) {
             return self.counters.one(Counter::shed_delivery_denied);
         }
-        if qos != Qos::AtMostOnce && session.number != 0 && !self.journal.grows() {
+        if qos != Qos::AtMostOnce && session.number != 0 && !self.journal.grows() && !self.insists {
             self.refused = true;
             return self.counters.one(Counter::shed_log_full);
         }

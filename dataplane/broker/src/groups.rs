@@ -259,7 +259,8 @@ impl Shard {
             return false;
         }
         if message.durable {
-            if !self.journal.grows() || self.journal.chosen.len() >= CHOSEN_MAX {
+            let full = !self.journal.grows() && !self.repeats(message);
+            if full || self.journal.chosen.len() >= CHOSEN_MAX {
                 self.counters.one(Counter::shed_log_full);
                 return true;
             }
@@ -295,7 +296,11 @@ impl Shard {
         self.journal.chose(stream, sequence, chosen, self.now);
         self.obligations.rebind(token, Waiter::Chosen { stream, sequence });
         let generation = entry.generation;
-        self.defer(What::Give(Given { group, generation, member, id, kept, flags, token }), out);
+        let given = Given { group, generation, member, id, kept, flags, token };
+        match self.journal.records() {
+            true => self.defer(What::Give(given), out),
+            false => self.journal.stuck.push(given),
+        }
     }
 
     /// A message for a member elsewhere leaves.
@@ -363,7 +368,9 @@ impl Shard {
         // It was chosen before its right was taken, perhaps.
         let guard = if self.restricted { Guard::Guarded } else { Guard::Open };
         let options = member.options.with_guard(guard);
+        let insists = self.insists(message);
         let (mut delivering, _) = self.delivering();
+        delivering.insists = insists;
         //= MQTT-4.8.2-4
         // It is this member's now, whatever becomes of its connection.
         delivering.live(member.session.index, options, ids, message, out);
@@ -394,7 +401,9 @@ impl Shard {
         }
         match refused {
             true => self.send_done(from, frame.token, Outcome::refused(Reason::QuotaExceeded), out),
-            false if self.journal.position() != before => self.when_kept(from, frame.token),
+            false if self.journal.position() != before || self.taken_unrecorded(&frame.message) => {
+                self.when_kept(from, frame.token, &frame.message);
+            }
             false => self.send_done(from, frame.token, Outcome::MET, out),
         }
     }
@@ -426,7 +435,9 @@ impl Shard {
                 let before = self.journal.position();
                 match self.give_here(member, &frame.message, out) {
                     true => self.report(frame.token, Outcome::refused(Reason::QuotaExceeded), out),
-                    false if self.journal.position() != before => self.when_kept(self.settings.shard.0, frame.token),
+                    false if self.journal.position() != before => {
+                        self.when_kept(self.settings.shard.0, frame.token, &frame.message);
+                    }
                     false => self.report(frame.token, Outcome::MET, out),
                 }
             }

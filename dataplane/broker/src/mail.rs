@@ -268,16 +268,18 @@ impl Shard {
             self.taken(&read.message);
         }
         let stored = read.must & must::STORE != 0 && self.journal.until() != 0;
-        let recorded = stored || self.journal.position() != before;
+        let recorded = stored || self.journal.position() != before || self.taken_unrecorded(&read.message);
         if recorded && wait.token != 0 {
             // The owner's part of a group message is in our log, the rest is with the member.
             self.obligations.more(wait.token);
-            self.when_kept(self.settings.shard.0, wait.token);
+            self.when_kept(self.settings.shard.0, wait.token, &read.message);
         }
         match (refused, wait.token) {
             (true, 0) => self.send_done(from, read.token, Outcome::refused(Reason::QuotaExceeded), out),
             (true, token) => self.obligations.refuse(token, Outcome::refused(Reason::QuotaExceeded)),
-            (false, 0) if recorded && !self.planted(Plant::DoneBeforeLog) => self.when_kept(from, read.token),
+            (false, 0) if recorded && !self.planted(Plant::DoneBeforeLog) => {
+                self.when_kept(from, read.token, &read.message);
+            }
             (false, 0) => self.send_done(from, read.token, Outcome::MET, out),
             (false, _) => {}
         }

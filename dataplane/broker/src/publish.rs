@@ -24,7 +24,7 @@ use crate::{
     frame::{self, Kind, Message, MessageId, must},
     journal::{
         Again, Unfinished, What,
-        record::{DURABLE_STREAM, Stream},
+        record::{DURABLE_STREAM, GROUP_STREAM, Stream},
     },
     links::LinksTook,
     mountpoint,
@@ -326,11 +326,11 @@ impl Shard {
         // What this shard keeps of it, it keeps before the acknowledgement leaves.
         // A value that is deleted again is gone for good only when its first deletion is kept.
         let stored = message.retain && store == 0 && self.journal.until() != 0;
-        let kept = stored || self.journal.position() != before;
+        let kept = stored || self.journal.position() != before || self.taken_unrecorded(message);
         if wait.waiter.is_some() && kept && !self.planted(Plant::AckBeforeLog) {
             let deadline_us = self.obligation_deadline_us();
             let token = wait.one_more(&mut self.obligations, deadline_us);
-            self.when_kept(me, token);
+            self.when_kept(me, token, message);
         }
         if refused && wait.token != 0 {
             self.obligations.refuse(wait.token, Outcome::refused(Reason::QuotaExceeded));
@@ -374,7 +374,7 @@ impl Shard {
         if self.repeats(message) && self.history.took(Stream::of(&message.id), message.id.sequence, partition) {
             return false;
         }
-        if !message.payload.is_empty() && !self.journal.grows() {
+        if !message.payload.is_empty() && !self.journal.grows() && !self.repeats(message) {
             self.counters.one(Counter::shed_log_full);
             return message.qos != Qos::AtMostOnce;
         }
@@ -387,11 +387,23 @@ impl Shard {
     }
 
     /// Reports on an obligation of a shard (of this one, too) when what was recorded so far is kept.
-    pub(crate) fn when_kept(&mut self, shard: u16, token: u64) {
-        let until = self.journal.until();
+    pub(crate) fn when_kept(&mut self, shard: u16, token: u64, message: &Message<'_>) {
         if token != 0 {
-            self.journal.waits.push_back((until, shard, token));
+            let patient = self.insists(message);
+            self.journal.wait(shard, token, patient);
         }
+    }
+
+    /// Another log has this message, and nobody can be told that it is refused: a publish of an earlier life, or what the
+    /// owner of a group has chosen a member for. It is taken also when the log does not grow, and reported when it does.
+    #[inline]
+    pub(crate) fn insists(&self, message: &Message<'_>) -> bool {
+        message.durable && (message.id.stream & GROUP_STREAM != 0 || self.repeats(message))
+    }
+
+    /// It was taken, and there is no log at present that says so.
+    pub(crate) fn taken_unrecorded(&self, message: &Message<'_>) -> bool {
+        self.insists(message) && !self.journal.records()
     }
 
     /// One hop, and the brake on who causes it.

@@ -228,10 +228,7 @@ impl Rig {
         for at in 0..rig.shards.len() {
             assert_eq!(rig.shards[at].standing(), Standing::Restored);
         }
-        for at in 0..rig.shards.len() {
-            rig.shards[at].input(rig.now, Input::Replay, &mut rig.shells[at]);
-        }
-        rig.settle();
+        rig.replay();
         assert!(rig.shards.iter().all(|shard| shard.standing() == Standing::Ready));
         rig
     }
@@ -259,6 +256,14 @@ impl Rig {
             rig.shards[at].restore(rig.now, dealt, &mut rig.shells[at]);
         }
         rig
+    }
+
+    /// All shards are restored: what the crash cut goes on.
+    pub(crate) fn replay(&mut self) {
+        for at in 0..self.shards.len() {
+            self.shards[at].input(self.now, Input::Replay, &mut self.shells[at]);
+        }
+        self.settle();
     }
 
     /// Nothing that a shard records from now on is kept, until [`Rig::keep`].

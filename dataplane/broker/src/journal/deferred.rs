@@ -66,7 +66,7 @@ impl Shard {
         }
     }
 
-    /// The log was detached: what was to be repeated after a crash is refused, the rest goes on.
+    /// The log was detached: publishes that were to be repeated after a crash are refused, choices wait, the rest goes on.
     pub(crate) fn refuse_deferred(&mut self, out: &mut impl Output) {
         for Deferred { what, .. } in core::mem::take(&mut self.journal.deferred) {
             match what {
@@ -81,10 +81,7 @@ impl Shard {
                     }
                     self.pool.release(kept);
                 }
-                What::Give(given) if given.kept.message(self.now.mono_us).durable => {
-                    self.report(given.token, Outcome::refused(Reason::QuotaExceeded), out);
-                    self.pool.release(given.kept);
-                }
+                What::Give(given) if given.kept.message(self.now.mono_us).durable => self.journal.stuck.push(given),
                 What::Give(given) => self.send_given(given),
             }
         }

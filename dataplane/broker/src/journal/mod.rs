@@ -44,6 +44,7 @@ pub(crate) use self::{
 use crate::{
     conn::Conn,
     frame::{self, Kept, Kind, Message, put_text, put_u16, put_u32, put_u64},
+    groups::Given,
     session::{Delivery, SessionId},
     subscriptions::Options,
     surface::ConnId,
@@ -87,6 +88,15 @@ pub(crate) enum Again {
     Chosen(Stream, u64),
 }
 
+/// A report of an obligation that waits for a batch.
+pub(crate) struct Report {
+    until: u64,
+    shard: u16,
+    token: u64,
+    /// Another log has the message already: it cannot be refused any more, and waits for as long as it takes.
+    patient: bool,
+}
+
 /// The journal of one shard.
 pub(crate) struct Journal {
     /// There is a log.
@@ -111,8 +121,12 @@ pub(crate) struct Journal {
     /// Batches that the log has and has not confirmed, with their bytes.
     sent: VecDeque<(u64, usize)>,
     unconfirmed_bytes: usize,
-    /// Reports of obligations that wait for a batch: (batch, shard, token).
-    pub(crate) waits: VecDeque<(u64, u16, u64)>,
+    /// Reports of obligations that wait for a batch.
+    pub(crate) waits: VecDeque<Report>,
+    /// Those that are not refused because of a detached log: (shard, token).
+    patient: Vec<(u16, u64)>,
+    /// Choices that the log lost when it was detached: they leave when it is written anew.
+    pub(crate) stuck: Vec<Given>,
     /// What leaves when it is kept, in order.
     pub(crate) deferred: VecDeque<Deferred>,
     /// How many publishes of each publisher are among them, whichever connection they came on.
@@ -176,6 +190,8 @@ impl Journal {
             sent: VecDeque::new(),
             unconfirmed_bytes: 0,
             waits: VecDeque::new(),
+            patient: Vec::new(),
+            stuck: Vec::new(),
             deferred: VecDeque::new(),
             deferring: BTreeMap::new(),
             gated: VecDeque::new(),
@@ -278,6 +294,15 @@ impl Journal {
         if until != 0 && !self.plant_ungated && conn.hold(at, until) {
             self.gated.push_back((until, conn.id, now_us));
         }
+    }
+
+    /// Reports to a shard when what was recorded so far is kept.
+    pub(crate) fn wait(&mut self, shard: u16, token: u64, patient: bool) {
+        if patient && !self.recording {
+            return self.patient.push((shard, token));
+        }
+        let until = self.until();
+        self.waits.push_back(Report { until, shard, token, patient });
     }
 
     /// Takes what was recorded since the last call.

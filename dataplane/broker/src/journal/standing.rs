@@ -6,7 +6,7 @@ use alloc::borrow::Cow;
 use log::{Mark, Room, Status};
 use mqtt::{connection::Misbehaved, types::Reason};
 
-use super::JournalBatch;
+use super::{JournalBatch, Report};
 use crate::{Shard, counters::Counter, deliver::tell, event::Event, obligation::Outcome, surface::Output};
 
 /// How far a shard has come after its start. A shard accepts when all shards are `Ready`.
@@ -74,6 +74,12 @@ impl Shard {
         }
         if matches!(status.room, Room::Plenty | Room::Tight) {
             self.journal.resync = false;
+            for (shard, token) in core::mem::take(&mut self.journal.patient) {
+                self.send_done(shard, token, Outcome::MET, out);
+            }
+            for given in core::mem::take(&mut self.journal.stuck) {
+                self.send_given(given);
+            }
         }
     }
 
@@ -90,8 +96,8 @@ impl Shard {
             journal.sent.pop_front();
             journal.unconfirmed_bytes -= bytes;
         }
-        while let Some(&(batch, shard, token)) = self.journal.waits.front()
-            && batch <= durable
+        while let Some(&Report { until, shard, token, .. }) = self.journal.waits.front()
+            && until <= durable
         {
             self.journal.waits.pop_front();
             self.send_done(shard, token, Outcome::MET, out);
@@ -122,7 +128,13 @@ impl Shard {
         journal.sent.clear();
         journal.unconfirmed_bytes = 0;
         journal.doomed.extend(journal.gated.drain(..).map(|(_, id, _)| id));
-        journal.refused.extend(journal.waits.drain(..).map(|(_, shard, token)| (shard, token)));
+        for Report { shard, token, patient, .. } in journal.waits.drain(..) {
+            if patient {
+                journal.patient.push((shard, token));
+            } else {
+                journal.refused.push((shard, token));
+            }
+        }
     }
 
     /// The log can be written again: from the beginning, with all that there is.

@@ -488,3 +488,48 @@ fn a_choice_that_came_back_to_a_member_beside_its_owner_is_acknowledged_when_it_
     rig.keep();
     assert_eq!(rig.heard(publisher), ["puback 0"]);
 }
+
+#[test]
+fn a_repeated_publish_is_taken_by_a_shard_whose_log_does_not_grow() {
+    let mut rig = Rig::durable(2);
+    absent(&mut rig, 1, "t");
+    let name = rig.id_on(0, "publisher");
+    let publisher = rig.connect_with(&name, persistent);
+    rig.hold_log(1);
+    rig.publish(publisher, "t", "once", QOS2, false);
+    rig.settle();
+    let mut rig = rig.restart(2);
+    rig.hold_log(1);
+    rig.logged(0, |_| {});
+    rig.logged(1, |status| status.room = Room::Tight);
+    rig.settle();
+    rig.replay();
+    assert_eq!(rig.shards[1].queued(), 1, "a later one would overtake what is newer");
+    assert_eq!(rig.shards[0].standing(), Standing::Replaying);
+    rig.keep();
+    assert_eq!(rig.shards[0].standing(), Standing::Ready);
+}
+
+#[test]
+fn a_choice_that_a_detached_log_holds_up_is_not_made_again() {
+    let mut rig = Rig::durable(2);
+    let of_shard_0 = |group: &String| hash::owner_shard(hash::partition_of_group(group, "t"), 2) == ShardId(0);
+    let group = (0..100).map(|n| format!("g{n}")).find(of_shard_0).expect("one of a hundred");
+    let member = rig.id_on(1, "member");
+    let member = rig.connect_with(&member, persistent);
+    rig.subscribe(member, &format!("$share/{group}/t"), QOS2);
+    rig.heard(member);
+    let name = rig.id_on(0, "publisher");
+    let publisher = rig.connect_with(&name, persistent);
+    rig.hold_log(1);
+    rig.publish(publisher, "t", "once", QOS2, false);
+    rig.settle();
+    for (room, detachments) in [(Room::Detached, 1), (Room::Ready, 1)] {
+        rig.logged(1, |status| (status.room, status.detachments) = (room, detachments));
+        (0..5).for_each(|_| rig.pass(1_000));
+    }
+    rig.logged(1, |status| (status.durable, status.detachments) = (9, 1));
+    (0..5).for_each(|_| rig.pass(1_000));
+    assert_eq!(rig.shards[1].queued() + rig.count(Counter::messages_sent), 1);
+    assert!(rig.shards.iter().all(|shard| shard.gauges().obligations == 0));
+}
