@@ -250,9 +250,10 @@ impl Journal {
         self.on && self.recording
     }
 
-    /// More waits for the disk than `durability.buffer_bytes_max` allows.
+    /// More waits for the disk than `durability.buffer_bytes_max` allows. What this turn has recorded does not count yet: the
+    /// record of a retained value must not be why its message is refused to a session, each time that it comes again.
     fn behind(&self) -> bool {
-        self.unconfirmed_bytes + self.bytes.len() > self.limits.buffer_bytes_max as usize
+        self.unconfirmed_bytes > self.limits.buffer_bytes_max as usize
     }
 
     /// Bytes that the log has not confirmed.

@@ -2,7 +2,7 @@
 
 use alloc::{format, string::String, vec::Vec};
 
-use contract::{hash, ids::ShardId};
+use contract::{config::Mode, hash, ids::ShardId};
 use log::Room;
 use mqtt::{
     codec::{Connect, Will, encode},
@@ -532,4 +532,15 @@ fn a_choice_that_a_detached_log_holds_up_is_not_made_again() {
     (0..5).for_each(|_| rig.pass(1_000));
     assert_eq!(rig.shards[1].queued() + rig.count(Counter::messages_sent), 1);
     assert!(rig.shards.iter().all(|shard| shard.gauges().obligations == 0));
+}
+
+#[test]
+fn a_message_that_alone_is_more_than_may_wait_for_the_disk_is_taken_as_a_whole() {
+    let mut rig = Rig::with(1, |settings| {
+        (settings.durability.mode, settings.durability.buffer_bytes_max) = (Mode::Os, 1);
+    });
+    absent(&mut rig, 0, "t");
+    let publisher = rig.connect("publisher");
+    rig.publish(publisher, "t", "1", QOS1, true);
+    assert_eq!(rig.heard(publisher), ["connack Success false", "puback 0"]);
 }
