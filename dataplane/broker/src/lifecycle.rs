@@ -29,7 +29,7 @@ use crate::{
     obligation::{Wait, Waiter},
     plant::Plant,
     publish::LINK_PREFIX,
-    session::{OFFLINE, SessionId},
+    session::{OFFLINE, Session, SessionId},
     sizes::{last_words, refusal, sent_away},
     surface::{Cause, ConnId, Output, Parked},
 };
@@ -263,15 +263,18 @@ impl Shard {
         if self.journal.grows() {
             return None;
         }
-        let kept = self.sessions.find(client).and_then(|id| self.sessions.get(id)).is_some_and(|s| s.number != 0);
+        let session = self.sessions.find(client).and_then(|id| self.sessions.get(id));
+        let kept = session.is_some_and(|s| s.number != 0);
+        // One that ends with the connection that is taken over, or has just ended, is not resumed but begun anew.
+        let now_us = self.now.mono_us;
+        let goes_on = |s: &Session| if s.online() { s.state.expiry_s > 0 } else { s.ends_us > now_us };
+        let resumes = !connect.clean_start && session.is_some_and(|s| s.number != 0 && goes_on(s));
         match (kept, protocol.session_expiry_s > 0) {
             (true, _) if !self.journal.writable() => {
                 Some((Reason::ServerUnavailable, "the log cannot be written, so its session cannot change"))
             }
             // Clean Start ends the one that is kept, and asks for another.
-            (kept, true) if !kept || connect.clean_start => {
-                Some((Reason::QuotaExceeded, "the log cannot take another persistent session"))
-            }
+            (_, true) if !resumes => Some((Reason::QuotaExceeded, "the log cannot take another persistent session")),
             _ => None,
         }
     }

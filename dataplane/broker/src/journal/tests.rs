@@ -544,3 +544,15 @@ fn a_message_that_alone_is_more_than_may_wait_for_the_disk_is_taken_as_a_whole()
     rig.publish(publisher, "t", "1", QOS1, true);
     assert_eq!(rig.heard(publisher), ["connack Success false", "puback 0"]);
 }
+
+#[test]
+fn a_session_that_ends_with_its_connection_is_not_begun_anew_by_a_log_that_does_not_grow() {
+    let mut rig = Rig::durable(1);
+    let client = rig.connect_with("c", persistent);
+    rig.heard(client);
+    rig.connect_with("c", |connect| connect.clean_start = false);
+    rig.settle();
+    rig.logged(0, |status| status.room = Room::Tight);
+    let client = rig.connect_with("c", persistent);
+    assert_eq!(rig.heard(client), ["connack QuotaExceeded false"], "a promise that nobody could keep");
+}
