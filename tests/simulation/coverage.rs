@@ -62,7 +62,17 @@ pub const REQUIRED_OF_DISKS: &[&str] = &[
 ];
 
 /// The same with disks that fail.
-pub const REQUIRED_OF_TROUBLE: &[&str] = &["disk_failures", "resyncs", "publishes_refused_by_log"];
+pub const REQUIRED_OF_TROUBLE: &[&str] = &[
+    "disk_failures",
+    "detachments",
+    "resyncs",
+    "crashes_while_detached",
+    "tight_logs",
+    "publishes_refused_by_log",
+    "turned_away",
+    "log_waits_refused",
+    "shed_log_full",
+];
 
 /// Also worth seeing.
 const SHOWN: &[&str] = &["turns", "operations", "messages_received", "messages_sent", "takeovers", "shed_no_member"];

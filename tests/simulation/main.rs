@@ -1,11 +1,11 @@
 //! The simulation: clusters of shards in one thread under a virtual clock, from one seed, judged by an
 //! oracle that knows only what clients sent and heard.
 //!
-//! `cargo test --test simulation` runs a fixed number of seeds of three kinds of worlds and finds every planted fault;
+//! `cargo test --test simulation` runs a fixed number of seeds of four kinds of worlds and finds every planted fault;
 //! `-- --seed N [--trace]` replays one, `-- --seeds N [--from M]` runs many, `-- --plant NAME [--seed N]`
 //! hunts one planted fault (`--seeds N`: longer). `--worlds memory|disks|power|trouble` says which worlds: without
 //! crashes (the default), with crashes and logs on fast and slow disks, with nothing but power losses and flushed logs,
-//! or with disks that fail and are full; the last only when asked for.
+//! or with crashes and disks that fail and are full.
 //! The environment says the same: `SIMULATION_WORLDS=power SIMULATION_SEEDS=10000 cargo test --release --test
 //! simulation` runs ten thousand seeds of power losses.
 
@@ -41,6 +41,8 @@ const SEEDS: u64 = 500;
 /// Seeds of an ordinary run with crashes, and with power losses only.
 const SEEDS_OF_DISKS: u64 = 80;
 const SEEDS_OF_POWER: u64 = 200;
+/// The same with disks that fail.
+const SEEDS_OF_TROUBLE: u64 = 60;
 
 /// What the command line asks for.
 #[derive(Default)]
@@ -82,6 +84,7 @@ fn everything() -> (u64, u64) {
         many(0, SEEDS, Worlds::Memory, coverage::REQUIRED),
         many(0, SEEDS_OF_DISKS, Worlds::Disks, coverage::REQUIRED_OF_DISKS),
         many(0, SEEDS_OF_POWER, Worlds::Power, &[]),
+        many(0, SEEDS_OF_TROUBLE, Worlds::Trouble, coverage::REQUIRED_OF_TROUBLE),
         hunt_all(),
     ];
     runs.into_iter().fold((0, 0), |(passed, failed), run| (passed + run.0, failed + run.1))

@@ -59,6 +59,8 @@ pub struct Pipe {
     window: usize,
     /// The client does not read any more.
     pub client_gone: bool,
+    /// When the server's brain decided to close it.
+    pub closing_us: Option<u64>,
     /// When the server's brain was told that it is closed.
     pub closed_us: Option<u64>,
     /// When the session at its server surely had no connection any more: later than `closed_us` if a crash made the
@@ -119,6 +121,7 @@ impl Net {
             down_bytes: 0,
             window,
             client_gone: false,
+            closing_us: None,
             closed_us: None,
             noticed_us: None,
         });
@@ -138,6 +141,11 @@ impl Net {
     /// When the server's brain was told that a connection is closed.
     pub fn closed_us(&self, pipe: usize) -> Option<u64> {
         self.pipes[pipe].closed_us
+    }
+
+    /// Since when the server wants it no more: its last words may take their time.
+    pub fn left_us(&self, pipe: usize) -> Option<u64> {
+        self.pipes[pipe].closing_us.or(self.pipes[pipe].closed_us)
     }
 
     /// When the session behind a connection surely knew that it has none.

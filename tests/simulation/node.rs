@@ -11,7 +11,7 @@ use broker::{
     journal::{Dealt, Image, Standing, deal},
 };
 use contract::config::{Link, Mode};
-use log::{Boot, Event as Entry, Tail, disk::VirtualDisk};
+use log::{Boot, Event as Entry, Room, Tail, disk::VirtualDisk};
 
 use crate::{
     disk::{self, Due, Fault, LogSim},
@@ -331,6 +331,8 @@ impl World {
         coverage.one("crashes_in_recovery", u64::from(self.nodes[cluster].stage != Stage::Up));
         coverage.one("crashes_of_a_move", u64::from(self.nodes[cluster].moving));
         coverage.one("crashes_in_checkpoints", u64::from(checkpointing));
+        let detached = |log: &&LogSim| matches!(log.status().room, Room::Detached | Room::Ready);
+        coverage.one("crashes_while_detached", u64::from(logs.iter().any(detached)));
         if self.nodes[cluster].stage == Stage::Up {
             for client in self.clients.iter().filter(|client| client.cluster == cluster) {
                 client.cover_handshakes(&self.env.oracle, coverage);
@@ -347,6 +349,7 @@ impl World {
         let mut disks = Vec::new();
         for sim in shards.iter_mut().filter(|sim| sim.alive && sim.at.2 == cluster) {
             sim.alive = false;
+            sim.end_refusal(env.now_us, env);
             (sim.planned, sim.running) = (None, false);
             for (name, value) in Counters::NAMES.iter().zip(sim.brain.counters().values()) {
                 *node.counted.entry(name).or_default() += value;
@@ -388,8 +391,12 @@ impl World {
         let World { env, shards, .. } = self;
         let sim = &mut shards[shard];
         let Some(log) = &mut sim.log else { return };
+        let before = log.status();
         let failed = log.done(env.now_us - sim.clock_us, &mut env.rng);
+        let after = log.status();
         env.coverage.one("disk_failures", u64::from(failed));
+        env.coverage.one("detachments", after.detachments - before.detachments);
+        env.coverage.one("tight_logs", u64::from(before.room == Room::Plenty && after.room == Room::Tight));
         while let Some(spent) = log.recycle() {
             sim.brain.journal_spent(spent);
         }

@@ -136,6 +136,7 @@ impl World {
         self.env.trace(|| "quiet".into());
         for client in &mut self.clients {
             client.quiet = true;
+            client.comes_back = true;
             if client.conn.as_ref().is_some_and(|conn| conn.leaving || conn.crashed_us.is_some()) {
                 client.cut(&mut self.env, false);
             }
@@ -164,7 +165,12 @@ impl World {
             self.env.oracle.check_loss(cluster, explained)?;
             self.env.oracle.check_groups(cluster, explained)?;
             if let Some(epoch) = self.clients[watcher].epoch {
-                self.env.oracle.check_wills(cluster, epoch, explained.reliable + explained.unreliable)?;
+                self.env.oracle.check_wills(
+                    cluster,
+                    epoch,
+                    explained.reliable + explained.unreliable,
+                    &self.env.net,
+                )?;
             }
             let store = self.store(cluster);
             if explained.retained == 0 {
@@ -191,7 +197,9 @@ impl World {
 
     /// A new subscriber to everything gets exactly what is retained.
     fn judge_replay(&mut self, cluster: usize) -> Verdict {
-        let sheds = |world: &World| world.explained(cluster).unreliable;
+        let sheds = |world: &World| {
+            world.explained(cluster).unreliable + world.counted(cluster, |name| name == "shed_log_full")
+        };
         let before = sheds(self);
         let client = self.add_client(cluster, Profile::watcher());
         self.clients[client].connect(&mut self.env, true);

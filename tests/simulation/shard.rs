@@ -4,6 +4,7 @@
 
 use broker::{
     Shard,
+    counters::Counters,
     event::Event as Said,
     journal::Dealt,
     surface::{Cause, ConnId, DialId, Input, Output, Parked, Transport, Turned},
@@ -71,14 +72,31 @@ pub struct ShardSim {
     pub running: bool,
     /// Turns so far.
     pub turns: u64,
+    /// Since when its log does not take everything: the number in the oracle.
+    refusal: Option<usize>,
+    /// What it had refused before, by its counters.
+    refused: u64,
 }
 
 impl ShardSim {
     /// A shard without connections.
     pub fn new(brain: Shard, at: (usize, u16, usize)) -> ShardSim {
         let (slots, free, inputs) = (Vec::new(), Vec::new(), Vec::new());
-        let (log, alive, clock_us) = (None, false, 0);
-        ShardSim { brain, log, alive, clock_us, at, slots, free, inputs, planned: None, running: false, turns: 0 }
+        ShardSim {
+            brain,
+            log: None,
+            alive: false,
+            clock_us: 0,
+            at,
+            slots,
+            free,
+            inputs,
+            planned: None,
+            running: false,
+            turns: 0,
+            refusal: None,
+            refused: 0,
+        }
     }
 
     fn now(&self, env: &Env) -> Now {
@@ -119,6 +137,7 @@ impl ShardSim {
         let mut turned = self.brain.turn(now, &mut mail, &mut shell);
         turned.deadline_us = turned.deadline_us.saturating_add(self.clock_us);
         let offered = mail.offered;
+        self.note_refusals(start_us, env);
         // Before output leaves, as in the shell.
         if let Some(batch) = self.brain.journal() {
             let (shard, number, bytes, mark) = (self.at.0, batch.number, batch.bytes.len(), batch.mark);
@@ -134,6 +153,27 @@ impl ShardSim {
             self.settle(conn, env);
         }
         (offered, turned)
+    }
+
+    /// Tells the oracle whether something was refused in the turn that began at `start_us`.
+    fn note_refusals(&mut self, start_us: u64, env: &mut Env) {
+        let (refuses, cluster) = (self.brain.log_refuses(), self.at.2);
+        let counters = Counters::NAMES.iter().zip(self.brain.counters().values());
+        let refused = counters.filter(|(name, _)| REFUSALS.contains(name)).map(|(_, count)| count).sum();
+        if self.refusal.is_none() && (refuses || refused != self.refused) {
+            self.refusal = Some(env.oracle.refusal_begins(cluster, start_us));
+        }
+        self.refused = refused;
+        if !refuses {
+            self.end_refusal(env.now_us, env);
+        }
+    }
+
+    /// Nothing is refused any more: the log takes everything, or the shard is gone.
+    pub fn end_refusal(&mut self, now_us: u64, env: &mut Env) {
+        if let Some(refusal) = self.refusal.take() {
+            env.oracle.refusal_ends(refusal, now_us);
+        }
     }
 
     fn take_inputs(&mut self, now: Now, inputs: &mut Vec<(u64, Io)>, touched: &mut Vec<ConnId>, env: &mut Env) {
@@ -289,6 +329,16 @@ impl ShardSim {
     }
 }
 
+/// Counters of what is refused because of the log.
+const REFUSALS: [&str; 6] = [
+    "shed_log_full",
+    "log_waits_refused",
+    "log_waits_timed_out",
+    "obligations_refused",
+    "obligations_timed_out",
+    "publishes_refused",
+];
+
 fn occupy(slots: &mut Vec<Slot>, free: &mut Vec<u32>, pipe: usize) -> ConnId {
     let index = free.pop().unwrap_or_else(|| {
         slots.push(Slot::default());
@@ -364,6 +414,10 @@ impl Output for Shell<'_> {
     }
 
     fn close(&mut self, conn: ConnId) {
+        let pipe = self.slot(conn).and_then(|slot| slot.pipe);
+        if let Some(pipe) = pipe {
+            self.env.net.pipe(pipe).closing_us.get_or_insert(self.env.now_us);
+        }
         match self.slot(conn) {
             Some(slot) => slot.closing = true,
             None => return self.env.fail("close of a connection that does not exist"),

@@ -17,6 +17,8 @@ use crate::{
 
 /// The broker's wheel fires a tick late at most, and a turn may be long.
 const TIMER_SLACK_US: u64 = 1_000_000;
+/// How soon a client that was turned away tries again.
+const AGAIN_US: u64 = 100_000;
 
 impl Client {
     /// Opens a connection. A living one is left half open: the broker hears of it by the take-over.
@@ -156,10 +158,8 @@ impl Client {
         self.answered(env, Awaits::Connack, 0);
         if connack.reason != Reason::Success && env.plan.trouble {
             env.trace(|| format!("{} is refused with {:?}", self.id, connack.reason));
-            // Nothing has changed.
-            let lease = self.lease.clone();
-            self.end(env, Ending::Cut);
-            self.lease = lease;
+            // It may have been accepted and refused only when its log failed: what became of the session is unknown.
+            self.turned_away(env);
             return;
         }
         if connack.reason != Reason::Success {
@@ -187,6 +187,12 @@ impl Client {
             self.lease.expiry_s = (0, 0);
         }
         env.oracle.wills.connected(self.at, will, present, env.now_us, &env.net);
+        if let Some(will) = will
+            && expiry_s == 0
+            && env.oracle.refused(self.cluster, sent_us, env.now_us)
+        {
+            env.oracle.wills.unkept(will);
+        }
         if let Some(conn) = &self.conn
             && let (Some(will), Some(crashed_us)) = (will, conn.crashed_us)
         {
@@ -280,8 +286,23 @@ impl Client {
         if !expected {
             env.fail(&format!("{}: the broker closed the connection", self.id));
         }
-        self.end(env, if goodbye { Ending::Goodbye } else { Ending::Cut });
+        if goodbye || !env.plan.trouble {
+            self.end(env, if goodbye { Ending::Goodbye } else { Ending::Cut });
+        } else {
+            self.turned_away(env);
+        }
         env.net.abandon(pipe);
+    }
+
+    /// The broker refuses the connection, or ends it. Who wants to be connected tries again.
+    fn turned_away(&mut self, env: &mut Env) {
+        let clean = self.conn.as_ref().is_some_and(|conn| !conn.open && conn.clean);
+        env.coverage.one("turned_away", 1);
+        self.end(env, Ending::Cut);
+        if self.comes_back && !std::mem::replace(&mut self.connecting, true) {
+            let delay_us = env.rng.between(1, AGAIN_US);
+            env.queue.push(env.now_us + delay_us, Event::Connect(self.at, clean));
+        }
     }
 
     /// The client's side of every end.
@@ -292,10 +313,11 @@ impl Client {
             Ending::Cut | Ending::Abandoned if conn.leaving => Ending::Unknown,
             other => other,
         };
-        env.oracle.wills.ended(self.at, conn.will, (ending, env.plan.trouble), conn.pipe, env.now_us);
+        let left_us = env.net.left_us(conn.pipe).unwrap_or(env.now_us);
+        env.oracle.wills.ended(self.at, conn.will, (ending, env.plan.trouble), conn.pipe, left_us);
         if !conn.leaving && (conn.open || conn.crashed_us.is_none()) {
             // Where the broker closed, its clock runs since then.
-            self.lease.left_us = env.net.closed_us(conn.pipe).unwrap_or(env.now_us);
+            self.lease.left_us = left_us;
         }
         if !conn.open {
             let (least, most) = self.lease.expiry_s;

@@ -33,6 +33,10 @@ impl Client {
             self.cut(env, false);
         }
         let Some(epoch) = epoch else { return };
+        if most_s == 0 && env.oracle.refused(self.cluster, env.oracle.epochs[epoch].connected_us, now_us) {
+            // The end of the session before it may not be in the log, which takes it for living.
+            self.lease.must_be_clean = true;
+        }
         let over = least_s != u32::MAX && now_us >= self.lease.left_us + u64::from(least_s) * 1_000_000;
         if !kept || most_s == 0 {
             env.oracle.end_epoch(epoch, now_us);

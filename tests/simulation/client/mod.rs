@@ -74,6 +74,8 @@ pub struct Client {
     pub order: u64,
     /// The quiet phase: connect, acknowledge at once, ask for nothing.
     pub quiet: bool,
+    /// It connects again when the broker closes its connection.
+    pub comes_back: bool,
 }
 
 /// What the client knows of how long its session lives.
@@ -238,6 +240,7 @@ impl Client {
             connecting: false,
             serial: 0,
             order: 0,
+            comes_back: quiet,
             quiet,
         }
     }
@@ -250,7 +253,7 @@ impl Client {
 
     /// It has said goodbye, and the connection is gone.
     pub fn left(&self) -> bool {
-        self.conn.is_none() && self.serial > 0 && self.quiet
+        self.conn.is_none() && self.serial > 0 && self.quiet && !self.connecting
     }
 
     /// Why it is not settled, for the message of a failure.

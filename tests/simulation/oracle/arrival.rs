@@ -45,6 +45,8 @@ impl fmt::Display for Arrival {
 impl Oracle {
     /// A session received a message.
     pub fn arrived(&mut self, epoch: usize, arrival: &Arrival, now_us: u64) -> Verdict {
+        let since_us = arrival.number.map_or(now_us, |number| self.publishes.at(number).sent_us);
+        let refused = self.refused(self.epochs[epoch].cluster, since_us, now_us);
         let session = &mut self.epochs[epoch];
         if arrival.dup && !arrival.resumed {
             return Err(format!("DUP on a new session: {arrival}"));
@@ -62,8 +64,8 @@ impl Oracle {
         let over_cuts = abroad && self.wires_cut;
         let cluster = session.cluster;
         let after = self.crashes.iter().filter(|(at, at_us)| *at == cluster && *at_us >= publish.sent_us);
-        let allows = (after.count() as u32, self.refusing);
-        let seen = duplicates::check(session, number, publish, arrival, over_cuts, allows)?;
+        let crashes = after.count() as u32;
+        let seen = duplicates::check(session, number, publish, arrival, over_cuts, (crashes, refused))?;
         if seen == Seen::First && !over_cuts {
             order::check(session, number, publish, arrival)?;
         }

@@ -39,19 +39,19 @@ pub fn check(
     publish: &Publish,
     arrival: &Arrival,
     over_cuts: bool,
-    (crashes, refusing): (u32, bool),
+    (crashes, refused): (u32, bool),
 ) -> Result<Seen, String> {
-    let mut most = copies_max(session, publish) + if over_cuts { COPIES_OVER_CUTS } else { 0 };
-    if refusing && publish.qos == 2 {
-        // Refused after a part of its destinations had it, and sent again, because its client never heard of that.
-        most += publish.resent;
+    let mut most = copies_max(session, publish, refused) + if over_cuts { COPIES_OVER_CUTS } else { 0 };
+    if refused && publish.will {
+        // A will that fires while nothing can be recorded is forgotten by a crash, and fires again.
+        most += crashes;
     }
     let mut repeats = 0;
     if publish.qos > 0 {
         // After a crash, whatever was not known to be acknowledged comes again, unless it has QoS 2.
         let repeated = |s: &&Subscription| s.possible(publish.sent_us) && s.wanted.qos.min(publish.qos) < 2;
         let subscribed = session.matching(&publish.topic).filter(repeated).count();
-        repeats = crashes * subscribed as u32 * sendings(publish);
+        repeats = crashes * subscribed as u32 * sendings(publish, refused);
     }
     let got = session.got.entry(number).or_default();
     if arrival.dup && got.packets.contains(&arrival.packet) {
@@ -70,15 +70,16 @@ pub fn check(
 }
 
 /// How many fresh copies a session may get of a publish.
-fn copies_max(session: &Epoch, publish: &Publish) -> u32 {
+fn copies_max(session: &Epoch, publish: &Publish, refused: bool) -> u32 {
     let possible = session.matching(&publish.topic).filter(|s| s.possible(publish.sent_us));
     let groups: HashSet<&str> = possible.clone().filter(|s| s.shared).map(|s| s.wanted.filter.as_str()).collect();
     let plain = u32::from(possible.clone().any(|s| !s.shared));
     let replays = session.matching(&publish.topic).filter(|s| publish.retain && s.replays()).count() as u32;
-    (plain + groups.len() as u32) * sendings(publish) + replays
+    (plain + groups.len() as u32) * sendings(publish, refused) + replays
 }
 
-/// How often the broker took it.
-fn sendings(publish: &Publish) -> u32 {
-    if publish.qos == 1 { 1 + publish.resent } else { 1 }
+/// How often the broker took it. With QoS 2 more than once only where it was refused after a part of its destinations had
+/// it, and sent again, because its client never heard of that.
+fn sendings(publish: &Publish, refused: bool) -> u32 {
+    if publish.qos == 1 || refused { 1 + publish.resent } else { 1 }
 }

@@ -69,8 +69,10 @@ impl Oracle {
         let copies: u32 = sessions.iter().filter_map(|at| self.epochs[*at].got.get(&number)).map(|got| got.fresh).sum();
         // A member that was lost with a crash, or that takes less than QoS 2, may have had it before another one.
         let shaken = self.crashes.iter().any(|(at, at_us)| *at == publish.cluster && *at_us >= publish.sent_us);
-        let strict = !(shaken || self.refusing && publish.resent > 0)
-            || reliable == 2 && sessions.iter().all(|at| self.epochs[*at].lives());
+        // Refused by one of its destinations and sent again, it may have had one before.
+        let again = publish.resent > 0 && self.refused(publish.cluster, publish.sent_us, u64::MAX - 1);
+        most *= if again { 1 + publish.resent as usize } else { 1 };
+        let strict = !shaken || reliable == 2 && sessions.iter().all(|at| self.epochs[*at].lives());
         if publish.qos == 2 && strict && copies as usize > most {
             let which = self.publishes.describe(number);
             return Err(format!("{copies} members received {which}, {most} groups may have wanted it"));

@@ -11,6 +11,7 @@ pub mod groups;
 pub mod loss;
 pub mod order;
 pub mod publishes;
+pub mod refusals;
 pub mod retained;
 pub mod subscriptions;
 pub mod tables;
@@ -18,6 +19,7 @@ pub mod wanted;
 pub mod wills;
 
 use publishes::Publishes;
+use refusals::Refusal;
 use subscriptions::Epoch;
 use wills::Wills;
 
@@ -37,6 +39,8 @@ pub struct Oracle {
     pub wires_cut: bool,
     /// The broker may refuse what it cannot keep, and close connections for it.
     pub refusing: bool,
+    /// When it did, or could have.
+    pub refusals: Vec<Refusal>,
     /// When the node of each cluster died.
     pub crashes: Vec<(usize, u64)>,
 }
@@ -63,8 +67,12 @@ impl Oracle {
 
     /// Something sent later on the same connection was answered, so this was read.
     pub fn proved(&mut self, number: u64, now_us: u64) {
+        let publish = self.publishes.at(number);
+        // Nobody hears that a retained value of QoS 0 is not stored, because the log of its owner takes no more.
+        let stores = publish.qos == 0 && publish.retain && !publish.delete;
+        let shed = stores && self.refused(publish.cluster, publish.sent_us, now_us);
         let publish = self.publishes.at_mut(number);
-        if !publish.shaken {
+        if !publish.shaken && !shed {
             publish.proved_us.get_or_insert(now_us);
         }
     }

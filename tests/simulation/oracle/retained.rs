@@ -36,6 +36,11 @@ pub fn deletion_arrived(session: &mut Epoch, publishes: &Publishes, arrival: &Ar
     Ok(())
 }
 
+/// Every obligation of a publish is met or refused after this time.
+const SETTLED_US: u64 = 100_000_000;
+/// A replay is over after this time.
+const REPLAY_US: u64 = 60_000_000;
+
 /// Only one client publishes here, so its order is the order.
 pub fn single_publisher(topic: &str) -> bool {
     topic.starts_with("r/")
@@ -78,9 +83,13 @@ impl Oracle {
         for (topic, payload) in store.iter().filter(|(topic, _)| single_publisher(topic)) {
             let Some(number) = self.publishes.read(payload) else { continue };
             let publish = self.publishes.at(number);
-            // What a crash took from the store may have been seen.
-            let later = |p: &Publish| p.shaken && p.topic == *topic && p.last_order >= publish.last_order;
-            if self.publishes.iter().any(|(_, p)| later(p)) {
+            // What a crash took from the store may have been seen, and what was refused there.
+            let later =
+                |p: &Publish| (p.shaken || p.refused) && p.topic == *topic && p.last_order >= publish.last_order;
+            // One of its destinations may have refused what its owner stored, and then nobody acknowledged it.
+            let until_us = publish.sent_us.saturating_add(SETTLED_US);
+            let parted = publish.done_us().is_none() && self.refused(cluster, publish.sent_us, until_us);
+            if parted || self.publishes.iter().any(|(_, p)| later(p)) {
                 continue;
             }
             for session in self.epochs.iter().filter(|e| e.lives() && e.cluster == cluster) {
@@ -92,7 +101,9 @@ impl Oracle {
                     let there = s.certain(publish.sent_us, u64::MAX) && !own;
                     // A replay that a crash cuts is not taken up again.
                     let cut = self.crashes.iter().any(|(at, at_us)| *at == cluster && *at_us >= s.sent_us);
-                    let asked = s.wanted.handling == 0 && s.certain(u64::MAX, u64::MAX) && !cut;
+                    // What a replay brings is shed where the log of the session takes no more.
+                    let shed = self.refused(cluster, s.sent_us, s.sent_us.saturating_add(REPLAY_US));
+                    let asked = s.wanted.handling == 0 && s.certain(u64::MAX, u64::MAX) && !cut && !shed;
                     !s.shared && reliable && (there || asked && !s.wanted.no_local)
                 });
                 let last = session.retained.get(topic);

@@ -45,6 +45,10 @@ struct Will {
     delay_us: u64,
     state: State,
     seen_us: Option<u64>,
+    /// The connection that had it.
+    pipe: Option<usize>,
+    /// The log may not have it: a session that ends with its connection is not refused for that.
+    unkept: bool,
 }
 
 /// All wills.
@@ -60,7 +64,15 @@ impl Wills {
     /// A CONNECT with a will is about to be sent.
     pub fn add(&mut self, number: u64, client: usize, delay_s: u32) {
         let delay_us = u64::from(delay_s) * 1_000_000;
-        self.all.push(Will { number, client, delay_us, state: State::Offered, seen_us: None });
+        self.all.push(Will {
+            number,
+            client,
+            delay_us,
+            state: State::Offered,
+            seen_us: None,
+            pipe: None,
+            unkept: false,
+        });
     }
 
     /// A client sends CONNECT.
@@ -102,6 +114,11 @@ impl Wills {
         }
     }
 
+    /// The log may not have this will.
+    pub fn unkept(&mut self, number: u64) {
+        self.all.iter_mut().filter(|will| will.number == number).for_each(|will| will.unkept = true);
+    }
+
     /// The connection that has this will ended.
     /// `closes`: the broker may have closed it before, for reasons of its own.
     pub fn ended(
@@ -113,6 +130,9 @@ impl Wills {
         now_us: u64,
     ) {
         for will in self.all.iter_mut().filter(|will| will.client == client) {
+            if Some(will.number) == number {
+                will.pipe = Some(pipe);
+            }
             will.state = match (will.state, ending) {
                 (State::Offered, _) if Some(will.number) == number => State::Maybe,
                 // Its CONNECT may have been read, or not.
@@ -131,6 +151,7 @@ impl Wills {
     /// The node of a client died: with the connection that has this will, or while DISCONNECT was on its way.
     pub fn connection_crashed(&mut self, number: u64, pipe: usize, leaving: bool, now_us: u64) {
         for will in self.all.iter_mut().filter(|will| will.number == number && will.state == State::Armed) {
+            will.pipe = Some(pipe);
             will.state = if leaving { State::Maybe } else { State::Waiting { left_us: now_us, pipe } };
         }
     }
@@ -141,7 +162,8 @@ impl Wills {
         // With QoS 0 it may fire while whoever would receive it has no connection.
         let missed = qos == 0 && !matches!(will.state, State::Void(_) | State::Parting { .. });
         let undone = matches!(will.state, State::Parting { pipe } | State::Void(Some(pipe)) if net.forgotten(pipe));
-        if !kept || missed || undone {
+        let forgotten = will.unkept && !matches!(will.state, State::Void(_) | State::Parting { .. });
+        if !kept || missed || undone || forgotten {
             will.state = State::Maybe;
         }
     }
@@ -166,7 +188,7 @@ impl Wills {
 
 impl Oracle {
     /// The final account: `watcher` is a session that surely sees every will of its cluster.
-    pub fn check_wills(&self, cluster: usize, watcher: usize, sheds: u64) -> Verdict {
+    pub fn check_wills(&self, cluster: usize, watcher: usize, sheds: u64, net: &Net) -> Verdict {
         let watched = &self.epochs[watcher].got;
         let mut missing = 0;
         for will in &self.wills.all {
@@ -177,7 +199,11 @@ impl Oracle {
             if matches!(will.state, State::Void(_) | State::Parting { .. }) && will.seen_us.is_some() {
                 return Err(format!("a void will was published: {}", which()));
             }
-            if matches!(will.state, State::Fires { .. }) && !watched.contains_key(&will.number) {
+            let State::Fires { from_us } = will.state else { continue };
+            // Nobody hears that a will is refused: the log of its watcher could not take it.
+            let noticed_us = will.pipe.map_or(Some(from_us), |pipe| net.noticed_us(pipe));
+            let latest_us = noticed_us.map_or(u64::MAX, |at_us| at_us.max(from_us) + will.delay_us + 2 * LATE_US);
+            if !watched.contains_key(&will.number) && !self.refused(cluster, from_us, latest_us) {
                 missing += 1;
                 if missing > sheds {
                     return Err(format!("a will was not published: {}", which()));
