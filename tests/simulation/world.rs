@@ -507,7 +507,8 @@ impl World {
                 return false;
             }
             let open = gauges.obligations + gauges.staged_bytes + gauges.replays + gauges.waiting_subscribes;
-            open == 0 && sim.brain.queued() == 0
+            // What waits for the log is output that nobody else sees.
+            open == 0 && gauges.log_unconfirmed_bytes == 0 && sim.brain.queued() == 0
         });
         brains && self.grids.iter().all(Grid::is_empty) && !self.env.net.busy()
     }
