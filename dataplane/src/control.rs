@@ -33,6 +33,7 @@ use crate::{
     listener::Opened,
     log_thread,
     port::{Gauge, Note, Port},
+    system::System,
 };
 
 /// How often control gets a Report without asking.
@@ -49,6 +50,8 @@ pub(crate) struct Scene {
     pub(crate) view: View,
     pub(crate) ports: Arc<[Arc<Port>]>,
     pub(crate) listeners: Vec<Opened>,
+    /// How often the node speaks about itself on `$SYS`; zero: never.
+    pub(crate) sys_every: Duration,
     /// Passwords or rules could not be read again.
     pub(crate) policy_stale: Arc<AtomicBool>,
 }
@@ -73,12 +76,14 @@ pub(crate) struct Control {
     reports: u64,
     /// When the next Report is due.
     report_at: Instant,
+    system: System,
 }
 
 impl Control {
     /// Listens. The directory is locked, so a socket that is there was left by a data plane that is gone.
     pub(crate) fn listen(scene: Scene) -> io::Result<Control> {
         let path = scene.data_dir.socket();
+        let system = System::new(scene.sys_every, Instant::now());
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -96,6 +101,7 @@ impl Control {
             started_ms: wall.as_millis() as u64,
             reports: 0,
             report_at: Instant::now(),
+            system,
         })
     }
 
@@ -108,8 +114,9 @@ impl Control {
 
     /// `false` when it is time to stop.
     fn wait_and_serve(&mut self, stop: &UnixStream) -> bool {
-        let patience = self.report_at.saturating_duration_since(Instant::now());
-        let patience = if self.peer.is_some() { Some(patience) } else { None };
+        let report_at = self.peer.as_ref().map(|_| self.report_at);
+        let due = report_at.into_iter().chain(self.system.due()).min();
+        let patience = due.map(|due| due.saturating_duration_since(Instant::now()));
         let patience =
             patience.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
         let mut polled = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
@@ -136,8 +143,22 @@ impl Control {
         if self.peer.is_some() && Instant::now() >= self.report_at {
             self.report();
         }
+        self.speak();
         self.write();
         true
+    }
+
+    /// What has changed on `$SYS`, for the first shard, which publishes it.
+    fn speak(&mut self) {
+        let mut system = std::mem::replace(&mut self.system, System::new(Duration::ZERO, Instant::now()));
+        let news = system.news(Instant::now(), || self.now());
+        self.system = system;
+        if let Some(news) = news.filter(|news| !news.is_empty())
+            && let Some(port) = self.scene.ports.first()
+            && port.post(Note::System(news)).is_err()
+        {
+            tracing::warn!("a shard does not read its notes; what $SYS says is not up to date");
+        }
     }
 
     fn welcome(&mut self) {
@@ -378,6 +399,7 @@ mod tests {
                 view: View::default(),
                 ports: ports.clone(),
                 listeners: Vec::new(),
+                sys_every: Duration::ZERO,
                 policy_stale: Arc::default(),
             };
             let control = Control::listen(scene).expect("the socket");

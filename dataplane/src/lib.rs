@@ -42,6 +42,7 @@ mod shard_tests;
 mod sleep;
 mod stage;
 mod sync;
+mod system;
 mod tls;
 
 pub use run::{Reload, check_files, run};

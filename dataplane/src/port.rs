@@ -22,7 +22,7 @@ use contract::view::View;
 use rustix::event::{EventfdFlags, eventfd};
 use rustls::ServerConfig;
 
-use crate::{log_port::LogPort, sleep::Sleep};
+use crate::{log_port::LogPort, sleep::Sleep, system::Said};
 
 /// Notes that may wait for a shard.
 const NOTES_MAX: usize = 1024;
@@ -43,6 +43,8 @@ pub(crate) enum Note {
     Drain,
     /// New connections of this listener begin with these certificates.
     Certificates { listener: u16, config: Arc<ServerConfig> },
+    /// What the node says about itself, for the shard that publishes it.
+    System(Arc<[Said]>),
     /// A name became addresses, or did not.
     Resolved { dial: DialId, addresses: Result<Vec<SocketAddr>, String> },
 }

@@ -167,7 +167,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
         Start { config, shards, incarnation, ports: &ports, log: &log, news: &news, doors: &doors, clock, seed };
     start.shards(cores, listeners, dealt)?;
     come_up(&heard, &ports, logs.as_mut())?;
-    let stop_control = start_control(data_dir, view, &ports, &opened, &doors).map_err(Failure::other)?;
+    let stop_control = start_control(config, (data_dir, view), &ports, &opened, &doors).map_err(Failure::other)?;
     if report_ready {
         say_ready(&opened, shards).map_err(Failure::other)?;
     }
@@ -374,8 +374,8 @@ impl Start<'_> {
 
 /// Serves control on a thread of its own; that ends when what is returned is dropped.
 fn start_control(
-    data_dir: DataDir,
-    view: Option<View>,
+    config: &Config,
+    (data_dir, view): (DataDir, Option<View>),
     ports: &Arc<[Arc<Port>]>,
     opened: &[Opened],
     doors: &Doors,
@@ -385,6 +385,7 @@ fn start_control(
         view: view.unwrap_or_default(),
         ports: ports.clone(),
         listeners: opened.to_vec(),
+        sys_every: Duration::from_millis(u64::from(config.sys_topics.interval_ms)),
         policy_stale: doors.stale(),
     };
     let control = Control::listen(scene)?;

@@ -320,6 +320,11 @@ impl<B: Brain> Shard<B> {
                         *held = config;
                     }
                 }
+                Note::System(news) => {
+                    for (topic, text) in &news[..] {
+                        self.brain.input(now, Input::System { topic, text }, &mut self.connections);
+                    }
+                }
                 Note::Resolved { dial, addresses } => self.connections.resolved(dial, addresses),
                 Note::Replay => self.brain.input(now, Input::Replay, &mut self.connections),
                 Note::Accept => self.listeners.iter_mut().for_each(|listener| listener.arm(&mut self.ring)),

@@ -8,6 +8,7 @@ mod fragments;
 mod link_topics;
 mod liveness;
 mod sessions;
+mod system_topics;
 mod wakeups;
 
 use harness::node::Borrowed;

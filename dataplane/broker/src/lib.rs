@@ -255,6 +255,7 @@ impl Shard {
         self.now = now;
         match input {
             Input::Received { conn, bytes } => self.received(conn, bytes, out),
+            Input::System { topic, text } => self.publish_system(topic, text, out),
             Input::Accepted { conn, listener, peer, certificate, since_us } => {
                 self.counters.one(Counter::connections_accepted);
                 self.opening(conn, (listener, peer, certificate), since_us);

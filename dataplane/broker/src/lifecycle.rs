@@ -28,7 +28,7 @@ use crate::{
     mountpoint,
     obligation::{Wait, Waiter},
     plant::Plant,
-    publish::LINK_PREFIX,
+    publish::{LINK_PREFIX, is_system},
     session::{OFFLINE, Session, SessionId},
     sizes::{last_words, refusal, sent_away},
     surface::{Cause, ConnId, Output, Parked},
@@ -89,7 +89,7 @@ impl Shard {
         if topic.is_err() {
             return Err((Reason::TopicNameInvalid, "an invalid will topic"));
         }
-        if will.topic.starts_with(LINK_PREFIX) || will.topic.starts_with("$SYS/") {
+        if will.topic.starts_with(LINK_PREFIX) || is_system(will.topic) {
             return Err((Reason::NotAuthorized, "a will on a topic of the broker"));
         }
         if will.qos as u8 > mqtt.qos_max {

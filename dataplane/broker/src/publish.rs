@@ -48,6 +48,11 @@ pub(crate) struct Routed {
     pub(crate) token: u64,
 }
 
+/// Is this a topic on which the node speaks about itself? Clients do not publish there, and no log keeps it.
+pub(crate) fn is_system(topic: &str) -> bool {
+    topic.starts_with("$SYS/")
+}
+
 impl Shard {
     /// A PUBLISH of an open connection. An error closes the connection with its reason.
     pub(crate) fn packet_publish(
@@ -124,7 +129,7 @@ impl Shard {
             if topic.starts_with(LINK_PREFIX) {
                 return self.link_publish(id, session, link, publish, topic, out);
             }
-            if topic.starts_with("$SYS/") {
+            if is_system(topic) {
                 return self.refuse_publish(id, publish, Reason::NotAuthorized, out);
             }
         }
@@ -187,6 +192,24 @@ impl Shard {
         self.properties = properties;
         self.acknowledge(id, session, publish, &routed, out);
         Ok(())
+    }
+
+    /// What the node says about itself: retained, and forgotten with the process.
+    pub(crate) fn publish_system(&mut self, topic: &str, text: &str, out: &mut impl Output) {
+        let message = Message {
+            id: self.next_id(true, false),
+            stamp: 0,
+            expiry_ms: u64::MAX,
+            publisher: 0,
+            qos: Qos::AtMostOnce,
+            retain: true,
+            from_link: false,
+            durable: false,
+            topic,
+            properties: &[],
+            payload: text.as_bytes(),
+        };
+        self.route(&message, &mut Wait::nobody(), None, out);
     }
 
     /// Routes a publish when the log has it, and everything that its connection sent before it.
@@ -372,6 +395,10 @@ impl Shard {
     pub(crate) fn keep_retained(&mut self, message: &Message<'_>) -> bool {
         let partition = hash::partition_of_topic(message.topic);
         if self.repeats(message) && self.history.took(Stream::of(&message.id), message.id.sequence, partition) {
+            return false;
+        }
+        if is_system(message.topic) {
+            self.retained.take(message, self.now, &mut self.pool, &mut self.counters);
             return false;
         }
         if !message.payload.is_empty() && !self.journal.grows() && !self.repeats(message) {

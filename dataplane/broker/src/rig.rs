@@ -427,6 +427,12 @@ impl Rig {
     }
 
     /// The transport of a client breaks.
+    /// The node says something about itself.
+    pub(crate) fn system(&mut self, topic: &str, text: &str) {
+        self.shards[0].input(self.now, Input::System { topic, text }, &mut self.shells[0]);
+        self.settle();
+    }
+
     pub(crate) fn cut(&mut self, client: Client) {
         self.close(client, Cause::Error);
     }

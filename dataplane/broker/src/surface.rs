@@ -77,6 +77,13 @@ pub enum Input<'a> {
         /// When the transport was accepted, monotonic microseconds: the time for CONNECT runs from there.
         since_us: u64,
     },
+    /// The node says something about itself, on a `$SYS` topic.
+    System {
+        /// The topic.
+        topic: &'a str,
+        /// What it says; retained, not kept in a log.
+        text: &'a str,
+    },
     /// Bytes of a connection, in order, after all stages. Any cut is possible.
     Received {
         /// Which connection.

@@ -161,7 +161,8 @@ impl Brain for Mirror {
                 self.say(asker, reason.as_bytes(), out);
                 out.close(asker);
             }
-            Input::View(_) | Input::Logged(_) | Input::Replay | Input::Policy(_) | Input::Authenticated { .. } => {}
+            Input::View(_) | Input::Logged(_) | Input::Replay => {}
+            Input::Policy(_) | Input::Authenticated { .. } | Input::System { .. } => {}
             Input::Drain => {
                 for conn in self.lines.keys() {
                     out.close(*conn);

@@ -17,6 +17,7 @@ use super::{
     mqtt::Mqtt,
     node::{Dashboard, Dataplane, Log, Node},
     section::Section,
+    sys_topics::SysTopics,
 };
 
 /// Knobs that stand together in the file.
@@ -48,6 +49,7 @@ pub(super) const GROUPS: &[Group] = &[
     group::<Mqtt>(),
     group::<Limits>(),
     group::<Retainer>(),
+    group::<SysTopics>(),
     group::<Own>(),
     group::<LinkKnobs>(),
     group::<SslKnobs>(),

@@ -18,6 +18,7 @@ mod reference;
 mod secret;
 mod section;
 mod source;
+mod sys_topics;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -43,6 +44,7 @@ pub use self::{
     reference::reference,
     secret::Secret,
     source::{ConfigError, FILE_BYTES_MAX, Origin, SourceFile, Sources},
+    sys_topics::SysTopics,
     units::Clock,
 };
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// `retainer.*`.
     pub retainer: Retainer,
+    /// `sys_topics.*`.
+    pub sys_topics: SysTopics,
     /// `cluster.*`.
     pub cluster: Cluster,
     /// `dashboard.*`.
@@ -94,6 +98,7 @@ impl Default for Config {
             mqtt: Mqtt::default(),
             limits: Limits::default(),
             retainer: Retainer::default(),
+            sys_topics: SysTopics::default(),
             cluster: Cluster::default(),
             dashboard: Dashboard::default(),
             log: Log::default(),

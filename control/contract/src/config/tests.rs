@@ -211,7 +211,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         ("listeners.wsss.default.bind = 8883", "unknown key listeners.wsss; the nearest known one is listeners.ws"),
         (
             "nonsense = 1",
-            "unknown key nonsense; the sections are admission, authentication, authorization, cluster, dashboard, dataplane, durability, limits, listeners, log, mqtt, node, retainer",
+            "unknown key nonsense; the sections are admission, authentication, authorization, cluster, dashboard, dataplane, durability, limits, listeners, log, mqtt, node, retainer, sys_topics",
         ),
         ("cluster.link = []", "unknown key cluster.link; the nearest known one is cluster.links"),
         ("mqtt.max_inflight.x = 1", "unknown key mqtt.max_inflight; "),

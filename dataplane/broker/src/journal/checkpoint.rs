@@ -16,6 +16,7 @@ use crate::{
     counters::Counter,
     frame::{Kept, put_text, put_u16, put_u32, put_u64},
     link_journal::LinkCursor,
+    publish::is_system,
     session::{Delivery, Session},
     subscriptions::Options,
 };
@@ -231,7 +232,9 @@ impl Shard {
             checkpoint.phase = Phase::Links;
             return;
         }
-        if let Some(kept) = self.retained.at(checkpoint.at) {
+        if let Some(kept) = self.retained.at(checkpoint.at)
+            && !is_system(kept.message(self.now.mono_us).topic)
+        {
             self.journal.retained(kept, self.now);
         }
         checkpoint.at += 1;

@@ -81,6 +81,26 @@ fn a_session_without_expiry_waits_for_nothing() {
 }
 
 #[test]
+fn what_the_node_says_about_itself_is_retained_hidden_from_wildcards_and_in_no_log() {
+    let mut rig = Rig::durable(2);
+    let (all, system) = (rig.connect("all"), rig.connect("system"));
+    rig.subscribe(all, "#", QOS1);
+    rig.system("$SYS/broker/uptime", "1 seconds");
+    rig.subscribe(system, "$SYS/#", QOS1);
+    let connack = "connack Success false";
+    assert_eq!(rig.heard(system), [connack, "suback 1", "$SYS/broker/uptime 1 seconds q0 retain"]);
+    rig.system("$SYS/broker/uptime", "2 seconds");
+    assert_eq!(rig.heard(system), ["$SYS/broker/uptime 2 seconds q0"]);
+    assert_eq!(rig.heard(all), [connack, "suback 1"]);
+    let logged: usize = rig.logs.iter().map(Vec::len).sum();
+    assert_eq!(logged, 0, "neither at once");
+    let mut rig = rig.crash(2);
+    let system = rig.connect("system");
+    rig.subscribe(system, "$SYS/#", QOS1);
+    assert_eq!(rig.heard(system), ["connack Success false", "suback 1"], "nor as something to be found again");
+}
+
+#[test]
 fn what_was_acknowledged_is_there_after_a_crash_with_any_number_of_shards() {
     let mut rig = Rig::durable(2);
     let names: Vec<String> = (0..2).map(|shard| absent(&mut rig, shard, "t/+")).collect();
