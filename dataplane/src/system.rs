@@ -14,8 +14,11 @@ use contract::report::Report;
 /// A topic and what it says.
 pub(crate) type Said = (Box<str>, Box<str>);
 
+/// A figure of a Report.
+type Figure = fn(&Report) -> u64;
+
 /// What is averaged over 1, 5 and 15 minutes: name below `load/`, and what is counted.
-const LOADS: &[(&str, fn(&Report) -> u64)] = &[
+const LOADS: &[(&str, Figure)] = &[
     ("messages/received", |report| report.counter("packets_received")),
     ("messages/sent", |report| report.counter("messages_sent")),
     ("publish/received", |report| report.counter("messages_received")),
