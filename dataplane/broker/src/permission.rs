@@ -54,7 +54,7 @@ impl Shard {
         if version == Some(Version::V5) {
             return self.refuse_publish(id, publish, reason, out);
         }
-        //= MQTT-3.3.5-2
+        //= MQTT311-3.3.5-2
         if let (Some(packet), Some(open)) = (publish.packet_id, self.conns.open(id)) {
             let qos2 = publish.qos == Qos::ExactlyOnce;
             open.acks.push(Ack { packet, qos2, ready: Some(Reason::Success) });

@@ -104,7 +104,7 @@ impl WebSocket {
                     let mut pong = Vec::new();
                     frame::put_head(frame::PONG, payload.len(), &mut |head: &[u8]| pong.extend_from_slice(head));
                     pong.extend_from_slice(payload);
-                    //= RFC 6455, 5.5.3: only the most recent ping needs an answer.
+                    // RFC 6455, 5.5.3: only the most recent ping needs an answer.
                     self.pong = Some(pong);
                 }
                 Ok(Event::Close(code)) => {

@@ -231,7 +231,7 @@ ssl_options!(" TLS of such a listener.", WssOptions at "listeners.wss.<name>.ssl
 websocket!(" WebSocket of such a listener.", WssWebSocket at "listeners.wss.<name>.websocket");
 
 section! {
-    /// MQTT on a Unix socket. Whoever may open it needs no user name; as a client's address 127.0.0.1:0 is shown.
+    /// MQTT on a Unix socket. Whoever may open it needs no user name, unless `authentication` names somebody to ask; as a client's address 127.0.0.1:0 is shown.
     Unix at "listeners.unix.<name>" {
         /// Path of the socket. Required. One that is left of a process that has ended is replaced.
         path: Option<String> = "path", Kind::Text(UNIX_PATH_BYTES_MAX), Unset, Restart, "\"/run/ringmq/mqtt.sock\"";
