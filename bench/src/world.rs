@@ -141,6 +141,7 @@ impl World {
                 links: Vec::new(),
                 seed: 1,
                 mountpoints: Vec::new(),
+                certificate_users: Vec::new(),
                 plant: None,
             }
         };

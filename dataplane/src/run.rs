@@ -19,7 +19,7 @@ use std::{
 
 use broker::journal::{Dealt, Standing};
 use contract::{
-    config::{self, Config, ListenerKind},
+    config::{self, CertificateUser, Config, ListenerKind},
     ids::ShardId,
     view::View,
 };
@@ -366,6 +366,11 @@ impl Start<'_> {
                 .listeners
                 .iter()
                 .map(|listener| listener.mountpoint.as_deref().map(Arc::from))
+                .collect(),
+            certificate_users: config
+                .listeners
+                .iter()
+                .map(|listener| listener.tls.as_ref().map_or(CertificateUser::Disabled, |tls| tls.user))
                 .collect(),
             plant: None,
         }

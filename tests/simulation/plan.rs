@@ -301,6 +301,7 @@ impl Plan {
             retainer: self.retainer.clone(),
             durability: self.durability.clone(),
             mountpoints: Vec::new(),
+            certificate_users: Vec::new(),
             links,
             seed: self.seed,
             plant: match self.plant {

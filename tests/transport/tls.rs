@@ -3,7 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use harness::{LONG, Program, client_on, needs, wire, wire::kind};
+use harness::{LONG, Program, Setup, client_on, needs, wire, wire::Connect, wire::kind};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -120,6 +120,31 @@ fn a_certificate_that_must_not_be_believed_is_refused_with_an_alert() {
     assert!(!node.output().contains("client=never"), "none of them reached MQTT");
     let good = secure::tls(secure::tcp(broker), secure::config(&place.papers, Some("good")));
     Client::connect(good, &client_on(1, 3, "tls-good"));
+}
+
+#[test]
+fn a_certificate_is_a_user_name_that_rules_know_whatever_connect_says() {
+    let papers = Papers::new();
+    let rules = papers.directory().join("acl.conf");
+    std::fs::write(&rules, "{allow, {username, \"sensor-7\"}, all, [\"mine/#\"]}.\n").expect("the rules are written");
+    let setup = Setup::new(env!("CARGO_BIN_EXE_ringmq"))
+        .shards(2)
+        .env("RINGMQ_LISTENERS__SSL__MUTUAL__SSL_OPTIONS__PEER_CERT_AS_USERNAME", "cn")
+        .env("RINGMQ_AUTHORIZATION__SOURCES", format!("[{{path=\"{}\"}}]", rules.display()))
+        .env("RINGMQ_AUTHORIZATION__NO_MATCH", "deny");
+    let node = crate::mutual(setup, "ssl", "mutual", &papers).start();
+    let broker = node.address("ssl", "mutual");
+    for shard in 0..2 {
+        let stream = secure::tls(secure::tcp(broker), secure::config(&papers, Some("good")));
+        let mut client = Client::new(stream);
+        let id = client_on(shard, 2, "certified");
+        client.send(&Connect { username: Some("somebody-else"), ..Connect::new(wire::V5, &id) }.bytes());
+        assert_eq!(client.expect(kind::CONNACK).reason(), 0);
+        client.send(&wire::Publish::new("mine/t", b"x").acked(1, 1).bytes(wire::V5));
+        assert!([0, 0x10].contains(&client.expect(kind::PUBACK).reason()), "its own topic");
+        client.send(&wire::Publish::new("other/t", b"x").acked(1, 2).bytes(wire::V5));
+        assert_eq!(client.expect(kind::PUBACK).reason(), 0x87, "nobody else's");
+    }
 }
 
 #[test]

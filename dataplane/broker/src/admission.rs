@@ -6,6 +6,7 @@ use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::net::{IpAddr, SocketAddr};
 
 use ahash::RandomState;
+use contract::config::CertificateUser;
 use hashbrown::HashMap;
 use mqtt::{
     codec::Connect,
@@ -118,6 +119,9 @@ impl Shard {
         client: &str,
         out: &mut impl Output,
     ) -> Option<Principal> {
+        if let Some(user) = self.certificate_user(id) {
+            return Some(Principal { proven: true, ..Principal::unproven(Some(&user)) });
+        }
         if !self.policy.asks {
             return Some(Principal::unproven(connect.username));
         }
@@ -142,7 +146,7 @@ impl Shard {
             password: connect.password,
             peer: conn.peer,
             listener: conn.listener,
-            certificate: None,
+            certificate: conn.certificate.as_ref().and_then(|certificate| certificate.common_name.as_deref()),
             until_us,
         };
         if ask.username.is_none() && ask.password.is_none() && ask.certificate.is_none() {
@@ -162,6 +166,18 @@ impl Shard {
         self.counters.one(Counter::authentication_asked);
         self.pause(id, pause::ADMISSION, out);
         None
+    }
+
+    /// Who the verified certificate of a client says it is, where its listener asks that.
+    fn certificate_user(&mut self, id: ConnId) -> Option<Box<str>> {
+        let conn = self.conns.get(id)?;
+        let certificate = conn.certificate.as_ref()?;
+        match self.settings.certificate_users.get(usize::from(conn.listener))? {
+            CertificateUser::Disabled => None,
+            // Without a name it is not known who that is: asked like everybody else.
+            CertificateUser::CommonName => certificate.common_name.as_deref().map(Box::from),
+            CertificateUser::Subject => Some(certificate.subject.as_str().into()),
+        }
     }
 
     /// The verdict about a parked connection, by the policy with this number.

@@ -53,7 +53,7 @@ use core::net::SocketAddr;
 
 use ahash::RandomState;
 use contract::{
-    config::{Durability, Limits, Link, Mqtt, Retainer},
+    config::{CertificateUser, Durability, Limits, Link, Mqtt, Retainer},
     hash,
     ids::ShardId,
     time::Now,
@@ -104,6 +104,8 @@ pub struct Settings {
     pub durability: Durability,
     /// `mountpoint` of each listener, in the configuration's order; missing ones have none.
     pub mountpoints: Vec<Option<Arc<str>>>,
+    /// Who a client with a verified certificate is, by the index of its listener.
+    pub certificate_users: Vec<CertificateUser>,
     /// `cluster.links`, at most [`interest::LINKS_MAX`].
     pub links: Vec<Link>,
     /// Seed of the in-memory tables: random per process, fixed in simulation. The same on all shards.

@@ -176,6 +176,7 @@ impl Rig {
                 retainer: config.retainer.clone(),
                 durability: Durability { mode: Mode::None, ..config.durability.clone() },
                 mountpoints: Vec::new(),
+                certificate_users: Vec::new(),
                 links: Vec::new(),
                 seed: 1,
                 plant: None,

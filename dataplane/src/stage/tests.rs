@@ -60,6 +60,7 @@ impl Paper {
             crlfile: None,
             verify: Verify::None,
             fail_if_no_peer_cert: false,
+            user: config::CertificateUser::Disabled,
             versions: vec!["tlsv1.3".to_owned(), "tlsv1.2".to_owned()],
             handshake_timeout_ms: 1000,
         }

@@ -13,7 +13,7 @@ use super::{
     Config, Pin,
     knob::{quote, shorten},
     links::{Link, SERVER_PORT, SERVERS_MAX, TOPICS_MAX},
-    listeners::{ListenerKind, TLS_VERSIONS, Tls, Verify, WebSocket},
+    listeners::{CertificateUser, ListenerKind, TLS_VERSIONS, Tls, Verify, WebSocket},
     load::Setting,
     node::{DATA_DIR_BYTES_MAX, SHARDS_MAX},
     source::{ConfigError, Origin},
@@ -157,7 +157,11 @@ impl Rules<'_> {
             return;
         }
         // Who writes these believes that somebody is checked.
-        for (said, key) in [(tls.fail_if_no_peer_cert, "fail_if_no_peer_cert"), (tls.crlfile.is_some(), "crlfile")] {
+        for (said, key) in [
+            (tls.fail_if_no_peer_cert, "fail_if_no_peer_cert"),
+            (tls.crlfile.is_some(), "crlfile"),
+            (tls.user != CertificateUser::Disabled, "peer_cert_as_username"),
+        ] {
             if said {
                 self.wrong(&format!("{place}.{key}"), &format!("needs {place}.verify = \"verify_peer\""));
             }

@@ -78,6 +78,18 @@ choice! {
     }
 }
 
+choice! {
+    /// Who a client with a certificate is.
+    CertificateUser {
+        /// Who CONNECT says.
+        Disabled = "disabled",
+        /// The common name of its certificate.
+        CommonName = "cn",
+        /// The subject of its certificate, as RFC 4514 writes it.
+        Subject = "dn",
+    }
+}
+
 /// `ssl_options` of a listener.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Tls {
@@ -95,6 +107,8 @@ pub struct Tls {
     pub verify: Verify,
     /// Who is asked for one must have one.
     pub fail_if_no_peer_cert: bool,
+    /// Whose certificate is valid needs no password: this is its user name.
+    pub user: CertificateUser,
     /// The versions that are spoken.
     pub versions: Vec<String>,
     /// How long the handshake may take, in milliseconds.
@@ -175,6 +189,8 @@ macro_rules! ssl_options {
                 verify: Verify = "verify", Kind::Choice(Verify::WORDS), Number(0), Restart, "\"verify_peer\"";
                 /// With `verify_peer`: who has no certificate is refused.
                 fail_if_no_peer_cert: bool = "fail_if_no_peer_cert", Kind::Switch, Switch(false), Restart, "true";
+                /// With `verify_peer`: a client with a certificate needs no password, and its user name is the common name (`cn`) or the subject (`dn`) of that, whatever CONNECT says.
+                user: CertificateUser = "peer_cert_as_username", Kind::Choice(CertificateUser::WORDS), Number(0), Restart, "\"cn\"";
                 /// Versions that are spoken: "tlsv1.3", "tlsv1.2", or both.
                 versions: Vec<String> = "versions", Kind::List, List(&TLS_VERSIONS), Restart, "[\"tlsv1.3\"]";
                 /// How long the handshake may take. It is part of mqtt.idle_timeout.
@@ -192,6 +208,7 @@ macro_rules! ssl_options {
                     crlfile: knobs.crlfile,
                     verify: knobs.verify,
                     fail_if_no_peer_cert: knobs.fail_if_no_peer_cert,
+                    user: knobs.user,
                     versions: knobs.versions,
                     handshake_timeout_ms: knobs.handshake_timeout_ms,
                 }

@@ -37,7 +37,7 @@ pub use self::{
     knob::{Apply, Bounds, Kind, Knob, Preset, Value},
     limits::{Limits, Retainer},
     links::{Accept, Cluster, LINKS_MAX, Link},
-    listeners::{Listener, ListenerKind, Tls, Verify, WebSocket},
+    listeners::{CertificateUser, Listener, ListenerKind, Tls, Verify, WebSocket},
     load::{Loaded, Setting, load},
     mqtt::Mqtt,
     node::{Dashboard, Dataplane, Format, Level, Log, Node, Pin, SHARDS_MAX},

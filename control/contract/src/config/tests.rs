@@ -69,10 +69,10 @@ fn with_its_needs(key: &str, mut text: String) -> String {
         if knob != "certfile" {
             also("ssl_options.certfile = \"c\"");
         }
-        if ["verify", "fail_if_no_peer_cert", "crlfile"].contains(&knob) {
+        if ["verify", "fail_if_no_peer_cert", "crlfile", "peer_cert_as_username"].contains(&knob) {
             also("ssl_options.cacertfile = \"c\"");
         }
-        if ["fail_if_no_peer_cert", "crlfile"].contains(&knob) {
+        if ["fail_if_no_peer_cert", "crlfile", "peer_cert_as_username"].contains(&knob) {
             also("ssl_options.verify = \"verify_peer\"");
         }
     }
