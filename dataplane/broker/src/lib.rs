@@ -7,8 +7,10 @@
 extern crate alloc;
 
 pub mod access;
+mod acknowledge;
 pub mod admission;
 mod conn;
+mod connack;
 pub mod counters;
 mod deliver;
 pub mod event;
@@ -40,6 +42,7 @@ pub mod subscriptions;
 pub mod surface;
 pub mod timer;
 pub mod tree;
+mod wills;
 
 #[cfg(test)]
 mod access_tests;

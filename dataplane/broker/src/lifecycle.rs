@@ -1,5 +1,4 @@
-//! The life of connections and sessions on their home shard: CONNECT, hand-over, take-over, goodbye, wills,
-//! expiry. Invariant: a session has at most one connection, and that connection names the session.
+//! The life of connections and sessions on their home shard: CONNECT, hand-over, take-over, goodbye, expiry. Invariant: a session has at most one connection, and that connection names the session.
 
 use alloc::{borrow::Cow, boxed::Box, format, string::String, vec::Vec};
 
@@ -12,7 +11,7 @@ use mqtt::{
     connection::{Connection, Grant, Misbehaved},
     session::WillMessage,
     topic::Topic,
-    types::{Qos, Reason, Version},
+    types::{Reason, Version},
 };
 
 use crate::{
@@ -22,11 +21,8 @@ use crate::{
     counters::Counter,
     deliver::tell,
     event::Event,
-    frame::Message,
     groups::Act,
-    journal::What,
     mountpoint,
-    obligation::{Wait, Waiter},
     plant::Plant,
     publish::{LINK_PREFIX, is_system},
     session::{OFFLINE, Session, SessionId},
@@ -523,61 +519,6 @@ impl Shard {
         self.counters.add(Counter::shed_session_ended, lost);
     }
 
-    fn cancel_will(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        session.will_due_us = 0;
-        if session.state.will.take().is_some() {
-            //= MQTT-3.1.3-9
-            self.counters.one(Counter::wills_cancelled);
-        }
-    }
-
-    /// Publishes the will that is due, if the session has one and no connection.
-    fn publish_will(&mut self, id: SessionId, out: &mut impl Output) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        //= MQTT-3.1.2-8
-        if session.will_due_us == 0 || session.online() {
-            return;
-        }
-        session.will_due_us = 0;
-        //= MQTT-3.1.2-10
-        //= MQTT311-3.1.2-12
-        let Some(will) = session.state.will.take() else { return };
-        if session.access.as_ref().is_some_and(|access| !access.may_publish(&will.topic, will.qos, will.retain)) {
-            // It could when it connected.
-            return self.counters.one(Counter::shed_will_denied);
-        }
-        let (publisher, number) = (session.client_hash, session.number);
-        self.counters.one(Counter::wills_published);
-        // It fires once, whatever happens meanwhile.
-        let durable = number != 0 && self.journal.records();
-        let message = Message {
-            id: self.next_id(will.qos != Qos::AtMostOnce || will.retain, durable),
-            stamp: 0,
-            expiry_ms: will.expiry_s.map_or(u64::MAX, |s| u64::from(s) * 1000),
-            publisher,
-            qos: will.qos,
-            //= MQTT-3.1.2-14
-            //= MQTT-3.1.2-15
-            retain: will.retain,
-            from_link: false,
-            durable,
-            topic: &will.topic,
-            properties: &will.properties,
-            payload: &will.payload,
-        };
-        if !durable {
-            self.route(&message, &mut Wait::nobody(), None, out);
-            return;
-        }
-        let (stream, sequence) = self.record_publish(&message, number, 0);
-        let waiter = Waiter::Repeated { stream, sequence, session: None, packet: 0, restoring: false };
-        let kept = self.pool.keep(&message, self.now.mono_us);
-        let deadline_us = self.obligation_deadline_us();
-        let token = self.obligations.open(waiter, deadline_us);
-        self.defer(What::Publish { from: None, waiter: Some(waiter), token, kept }, out);
-    }
-
     /// A deadline of a session has come: its will, its end, or a later one of them.
     pub(crate) fn session_timer(&mut self, id: SessionId, out: &mut impl Output) {
         let now_us = self.now.mono_us;
@@ -663,41 +604,4 @@ pub(crate) fn close(conn: &mut Conn, out: &mut impl Output) {
     conn.unread = Vec::new();
     conn.farewell();
     out.close(conn.id);
-}
-
-impl crate::Settings {
-    /// CONNACK: only what differs from what its absence says.
-    pub(crate) fn connack<'a>(
-        &self,
-        connect: &Connect<'_>,
-        protocol: &Connection,
-        assigned: Option<&'a str>,
-        present: bool,
-    ) -> Connack<'a> {
-        let mqtt = &self.mqtt;
-        let mut properties = ConnackProperties::default();
-        if connect.version == Version::V5 {
-            let asked = connect.properties.session_expiry_s.unwrap_or(0);
-            properties = ConnackProperties {
-                session_expiry_s: (asked != protocol.session_expiry_s).then_some(protocol.session_expiry_s),
-                receive_maximum: (mqtt.receive_max != u16::MAX).then_some(mqtt.receive_max),
-                maximum_qos: Qos::from_bits(mqtt.qos_max).filter(|qos| *qos != Qos::ExactlyOnce),
-                retain_available: (!mqtt.retain_available).then_some(false),
-                maximum_packet_bytes: Some(mqtt.max_packet_bytes),
-                //= MQTT-3.2.2-16
-                assigned_client_id: assigned,
-                topic_alias_maximum: (mqtt.topic_alias_max > 0).then_some(mqtt.topic_alias_max),
-                wildcard_available: (!mqtt.wildcard_subscription).then_some(false),
-                shared_available: (!mqtt.shared_subscription).then_some(false),
-                server_keep_alive_s: (mqtt.server_keep_alive_s > 0).then_some(mqtt.server_keep_alive_s),
-                //= MQTT-3.1.2-28
-                //= MQTT-4.12.0-6
-                // Nobody gets response information, nor an authentication method.
-                ..ConnackProperties::default()
-            };
-        }
-        //= MQTT-3.2.2-2
-        //= MQTT-3.2.2-3
-        Connack { session_present: present, reason: Reason::Success, properties }
-    }
 }
