@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
-    extract::{Request, State},
+    extract::{Request, State, rejection::JsonRejection},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -16,11 +16,7 @@ use serde_json::json;
 use tokio::{task::spawn_blocking, time::sleep};
 use tracing::warn;
 
-use crate::{
-    doors::{Doors, TOKEN_LIFE},
-    http::refused,
-    state::Shared,
-};
+use crate::{doors::TOKEN_LIFE, http::refused, state::Shared};
 
 /// Passwords that are compared at the same time: each takes a core for tens of milliseconds, and 19 MiB.
 pub(crate) const COMPARISONS_MAX: usize = 2;
@@ -39,42 +35,57 @@ pub(crate) async fn pass(
     next: Next,
 ) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let open = match request.uri().path() {
+    let path = request.uri().path();
+    // A key that could make keys would outlive its own removal.
+    let of_keys = path.starts_with("/api/v5/api_key");
+    let open = match path {
         "/status" | "/api/v5/status" => reads,
         // It brings its own proof.
         "/api/v5/login" => true,
-        _ => reads && peer.ip().is_loopback(),
+        _ => reads && peer.ip().is_loopback() && !of_keys,
     };
-    if open || known(&shared, request.headers()).await {
+    let may = |caller| caller == Caller::Administrator || !of_keys;
+    if open || caller(&shared, request.headers()).await.is_some_and(may) {
         return next.run(request).await;
     }
     warn!(%peer, method = %request.method(), path = request.uri().path(), "an HTTP request without a key is refused");
     shared.refused_http();
-    let why = "an API key or an administrator is needed (ringmq ctl key add, ringmq ctl admin add)";
+    let why = match of_keys {
+        true => "an administrator is needed (ringmq ctl admin add)",
+        false => "an API key or an administrator is needed (ringmq ctl key add, ringmq ctl admin add)",
+    };
     let refusal = refused(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", why);
     ([(header::WWW_AUTHENTICATE, "Basic realm=\"ringmq\", charset=\"UTF-8\"")], refusal).into_response()
 }
 
-/// Does a request bring a key with its secret, the password of an administrator, or a token?
-async fn known(shared: &Arc<Shared>, headers: &HeaderMap) -> bool {
-    let Some(given) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else { return false };
-    let Some((scheme, proof)) = given.split_once(' ') else { return false };
-    let known = if scheme.eq_ignore_ascii_case("bearer") {
+/// Who calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// A program with an API key.
+    Program,
+    Administrator,
+}
+
+/// Who brings a key with its secret, the password of an administrator, or a token? Whoever is wrong about it waits.
+async fn caller(shared: &Arc<Shared>, headers: &HeaderMap) -> Option<Caller> {
+    let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, proof) = given.split_once(' ')?;
+    let administers = if scheme.eq_ignore_ascii_case("bearer") {
         shared.doors.knows_token(proof.trim())
     } else if scheme.eq_ignore_ascii_case("basic") {
         let decoded = STANDARD.decode(proof.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         match decoded.as_deref().and_then(|text| text.split_once(':')) {
-            Some((key, secret)) if shared.doors.knows_key(key, secret) => true,
+            Some((key, secret)) if shared.doors.knows_key(key, secret) => return Some(Caller::Program),
             Some((name, password)) => administrator(shared, name, password).await,
             None => false,
         }
     } else {
         false
     };
-    if !known {
+    if !administers {
         sleep(PENALTY).await;
     }
-    known
+    administers.then_some(Caller::Administrator)
 }
 
 async fn administrator(shared: &Arc<Shared>, name: &str, password: &str) -> bool {
@@ -91,13 +102,17 @@ pub(crate) struct Login {
 }
 
 /// A token for the password of an administrator, with EMQX's field names.
-pub(crate) async fn login(State(shared): State<Arc<Shared>>, Json(login): Json<Login>) -> Response {
+pub(crate) async fn login(State(shared): State<Arc<Shared>>, login: Result<Json<Login>, JsonRejection>) -> Response {
+    let login = match login {
+        Ok(Json(login)) => login,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, "BAD_REQUEST", &why.body_text()),
+    };
     if !administrator(&shared, &login.username, &login.password).await {
         sleep(PENALTY).await;
         shared.refused_http();
         return refused(StatusCode::UNAUTHORIZED, "BAD_USERNAME_OR_PWD", "no administrator has this name and password");
     }
-    match Doors::token(&shared.doors) {
+    match shared.doors.token() {
         Ok(token) => {
             let life_s = TOKEN_LIFE.as_secs();
             Json(json!({ "token": token, "version": env!("CARGO_PKG_VERSION"), "expires_in": life_s })).into_response()

@@ -404,7 +404,7 @@ const ELSEWHERE: &str = "192.0.2.1:5000";
 async fn reading_is_open_to_loopback_alone_and_status_to_all() {
     let world = World::new();
     let key = world.key();
-    for path in ["/metrics", "/api/v5/nodes", "/api/v5/alarms", "/api/v5/api_key"] {
+    for path in ["/metrics", "/api/v5/nodes", "/api/v5/alarms"] {
         assert_eq!(world.answer(HERE, ("GET", path), "").await, StatusCode::OK, "{path}");
         assert_eq!(world.answer(ELSEWHERE, ("GET", path), "").await, StatusCode::UNAUTHORIZED, "{path}");
         assert_eq!(world.answer(ELSEWHERE, ("GET", path), &key).await, StatusCode::OK, "{path}");
@@ -433,7 +433,10 @@ async fn nothing_is_changed_without_a_key_also_on_loopback() {
     for authorization in &wrong {
         assert_eq!(world.answer(HERE, change, authorization).await, StatusCode::UNAUTHORIZED, "{authorization}");
     }
-    assert_eq!(world.shared.http_refusals(), wrong.len() as u64);
+    let key = basic(&minted.key, &minted.secret);
+    assert_eq!(world.answer(HERE, change, &key).await, StatusCode::UNAUTHORIZED, "no key is about keys");
+    assert_eq!(world.answer(HERE, ("GET", "/api/v5/api_key"), "").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(world.shared.http_refusals(), wrong.len() as u64 + 2);
     assert_eq!(world.shared.doors.keys().len(), 1);
     assert_eq!(world.answer(HERE, change, &basic("ann", "correct horse")).await, StatusCode::NO_CONTENT);
     assert!(world.shared.doors.keys().is_empty());
@@ -455,6 +458,7 @@ async fn an_administrator_logs_in_and_works_with_the_token() {
         |answer: &str| -> serde_json::Value { serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap() };
     let login = |password: &str| post("/api/v5/login", "", &format!(r#"{{"username":"ann","password":"{password}"}}"#));
     assert!(get(address, &login("wrong horse")).await.contains("BAD_USERNAME_OR_PWD"));
+    assert!(get(address, &post("/api/v5/login", "", "{")).await.contains("\"code\":\"BAD_REQUEST\""));
     let answer = get(address, &login("correct horse")).await;
     let token = format!("Bearer {}", json(&answer)["token"].as_str().unwrap());
     let made = json(&get(address, &post("/api/v5/api_key", &token, r#"{"name":"grafana"}"#)).await);

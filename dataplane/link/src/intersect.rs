@@ -10,14 +10,20 @@ use alloc::vec::Vec;
 /// Writes the one filter that matches what `a` and `b` both match into `out`; false, with `out` empty, when nothing can.
 pub fn intersect(a: &str, b: &str, out: &mut String) -> bool {
     out.clear();
-    let found = join_levels(a, b, out);
+    let found = meet(a, b, |level, first| push_level(out, level, first));
     if !found {
         out.clear();
     }
     found
 }
 
-fn join_levels(a: &str, b: &str, out: &mut String) -> bool {
+/// True if some topic matches both.
+pub fn overlaps(a: &str, b: &str) -> bool {
+    meet(a, b, |_, _| ())
+}
+
+/// Walks the levels that both have in common, as far as they do; the last step of `#` is the whole rest.
+fn meet(a: &str, b: &str, mut each: impl FnMut(&str, bool)) -> bool {
     let (mut a, mut b) = (Some(a), Some(b));
     let mut first = true;
     loop {
@@ -29,7 +35,7 @@ fn join_levels(a: &str, b: &str, out: &mut String) -> bool {
                 if first && rest.starts_with('$') {
                     return false;
                 }
-                push_level(out, rest, first);
+                each(rest, first);
                 return true;
             }
             (Some(left), Some(right)) => (left, right),
@@ -43,32 +49,7 @@ fn join_levels(a: &str, b: &str, out: &mut String) -> bool {
             (same, other) if same == other => same,
             _ => return false,
         };
-        push_level(out, level, first);
-        (a, b, first) = (left_rest, right_rest, false);
-    }
-}
-
-/// True if some topic matches both.
-pub fn overlaps(a: &str, b: &str) -> bool {
-    let (mut a, mut b) = (Some(a), Some(b));
-    let mut first = true;
-    loop {
-        let (left, right) = match (a, b) {
-            (None, None) => return true,
-            (Some("#"), None) | (None, Some("#")) => return true,
-            (Some("#"), Some(rest)) | (Some(rest), Some("#")) => return !(first && rest.starts_with('$')),
-            (Some(left), Some(right)) => (left, right),
-            _ => return false,
-        };
-        let (left_level, left_rest) = split_level(left);
-        let (right_level, right_rest) = split_level(right);
-        let meet = match (left_level, right_level) {
-            ("+", other) | (other, "+") => !(first && other.starts_with('$')),
-            (left, right) => left == right,
-        };
-        if !meet {
-            return false;
-        }
+        each(level, first);
         (a, b, first) = (left_rest, right_rest, false);
     }
 }
