@@ -3,7 +3,7 @@
 //!
 //! Always true: what is returned has a key that fits its certificate, and never verifies less than was asked for.
 
-use std::{fmt, fs, io::Read, path::Path, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use contract::config::{Tls, Verify};
 use rustls::{
@@ -18,6 +18,8 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
+
+use crate::files;
 
 /// Longest file that is read.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -101,13 +103,7 @@ fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn read(file: &str) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let opened = fs::File::open(Path::new(file)).map_err(|error| wrong(file, error))?;
-    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| wrong(file, error))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(wrong(file, format!("it has more than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
+    files::read(file, FILE_BYTES_MAX).map_err(|error| wrong(file, error))
 }
 
 fn wrong(file: &str, why: impl fmt::Display) -> String {

@@ -19,6 +19,7 @@ mod data_dir;
 mod dial;
 mod events;
 mod executor;
+mod files;
 mod inbound;
 mod lane;
 mod listener;

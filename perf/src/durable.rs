@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::compare::broker::{Broker, Recipe, Running};
 use crate::compare::table::median;
-use crate::compare::{Placement, machine, placement, run_load, stop_flag};
+use crate::compare::{Common, Placement, machine, placement, run_load, stop_flag};
 
 /// Head of the table.
 const HEAD: &str = "\
@@ -38,48 +38,21 @@ const ROOM: [(&str, &str); 2] = [("RINGMQ_MQTT__MAX_MQUEUE_LEN", "10000000"), ("
 /// Options of `perf durable`.
 #[derive(Args)]
 pub struct Options {
-    /// The RingMQ executable (cargo build --release)
-    #[arg(long, default_value = "target/release/ringmq")]
-    ringmq: PathBuf,
-    /// The mosquitto executable (Debian: apt-get install mosquitto)
-    #[arg(long, default_value = "/usr/sbin/mosquitto")]
-    mosquitto: PathBuf,
+    #[command(flatten)]
+    common: Common,
     /// Where brokers keep what they keep; its file system and its disk are part of the result
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Only these brokers, by name
-    #[arg(long, value_delimiter = ',')]
-    brokers: Vec<String>,
-    /// Runs of each load against each broker
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Length of a measured phase
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Protocol version of the load: 3.1.1 or 5
-    #[arg(long, default_value = "3.1.1")]
-    mqtt: String,
-    /// Leave broker and load unpinned, and give RingMQ two shards, instead of one CPU for each
-    #[arg(long)]
-    free: bool,
-    /// Write the JSON line of every run to this file
-    #[arg(long)]
-    json: Option<PathBuf>,
 }
 
 /// Runs everything; false if RingMQ lost or refused anything.
 pub fn run(options: Options) -> Result<bool, String> {
-    if !(1..=100).contains(&options.rounds) {
-        return Err(format!("--rounds must be in 1..=100; got {}", options.rounds));
-    }
-    if !(0.1..=600.0).contains(&options.seconds) {
-        return Err(format!("--seconds must be in 0.1..=600; got {}", options.seconds));
-    }
+    options.common.check()?;
     let brokers = brokers(&options)?;
-    let placement = placement(options.free)?;
+    let placement = placement(options.common.free)?;
     let stop = stop_flag()?;
     let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut lines = match &options.json {
+    let mut lines = match &options.common.json {
         None => None,
         Some(path) => Some(File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?),
     };
@@ -87,9 +60,12 @@ pub fn run(options: Options) -> Result<bool, String> {
     let mut is_clean = true;
     for &(publishers, inflight) in LOADS {
         let mut cells: Vec<Cell> = brokers.iter().map(|_| Cell::default()).collect();
-        for round in 1..=options.rounds {
+        for round in 1..=options.common.rounds {
             for (broker, cell) in brokers.iter().zip(&mut cells).filter(|(broker, _)| broker.missing().is_none()) {
-                progress(&format!("{publishers} x {inflight}, {}, round {round} of {}", broker.name, options.rounds));
+                progress(&format!(
+                    "{publishers} x {inflight}, {}, round {round} of {}",
+                    broker.name, options.common.rounds
+                ));
                 let one =
                     One { options: &options, placement: &placement, stop: &stop, dir: &dir, publishers, inflight };
                 let run = one.run(broker);
@@ -112,18 +88,18 @@ pub fn run(options: Options) -> Result<bool, String> {
 }
 
 fn brokers(options: &Options) -> Result<Vec<Broker>, String> {
-    let shards = if options.free { 2 } else { 1 };
+    let shards = if options.common.free { 2 } else { 1 };
     let ringmq = |name: &str, mode: &'static str| Broker {
         name: name.into(),
         recipe: Recipe::Ringmq {
-            path: options.ringmq.clone(),
+            path: options.common.ringmq.clone(),
             shards,
             env: [&ROOM[..], &[("RINGMQ_DURABILITY__MODE", mode)]].concat(),
         },
     };
     let mosquitto = |name: &str, persistence| Broker {
         name: name.into(),
-        recipe: Recipe::Mosquitto { path: options.mosquitto.clone(), persistence },
+        recipe: Recipe::Mosquitto { path: options.common.mosquitto.clone(), persistence },
     };
     let mut brokers = vec![
         ringmq("ringmq none", "none"),
@@ -138,11 +114,7 @@ fn brokers(options: &Options) -> Result<Vec<Broker>, String> {
             "persistence true\npersistence_location {dir}/\nautosave_on_changes true\nautosave_interval 1",
         ),
     ];
-    if let Some(unknown) = options.brokers.iter().find(|name| brokers.iter().all(|broker| broker.name != **name)) {
-        let known: Vec<_> = brokers.iter().map(|broker| broker.name.as_str()).collect();
-        return Err(format!("--brokers knows no {unknown:?}; it knows {}", known.join(", ")));
-    }
-    brokers.retain(|broker| options.brokers.is_empty() || options.brokers.contains(&broker.name));
+    options.common.choose(&mut brokers)?;
     Ok(brokers)
 }
 
@@ -151,7 +123,7 @@ fn print_head(options: &Options, brokers: &[Broker], placement: &Placement, dir:
     println!(
         "{placement}; MQTT {}, 64 B at QoS 1 to one persistent session that is away; {} rounds of {} s, fresh process \
          each, medians; cost is CPU of the broker per acknowledged message",
-        options.mqtt, options.rounds, options.seconds
+        options.common.mqtt, options.common.rounds, options.common.seconds
     );
     let (p50_us, p99_us) = disk(dir)?;
     println!(
@@ -227,18 +199,18 @@ impl One<'_> {
     fn run(&self, broker: &Broker) -> Result<Value, String> {
         let dir = self.dir.join(format!("perf-{}-durable", std::process::id()));
         let running = broker.start(dir, &self.placement.broker)?;
-        let load = ["queue", "--json", "--mqtt", &self.options.mqtt];
+        let load = ["queue", "--json", "--mqtt", &self.options.common.mqtt];
         let mut arguments: Vec<String> = load.map(String::from).to_vec();
         for (option, value) in [
             ("--publishers", self.publishers.to_string()),
             ("--inflight", self.inflight.to_string()),
-            ("--seconds", self.options.seconds.to_string()),
+            ("--seconds", self.options.common.seconds.to_string()),
             ("--address", running.address.to_string()),
             ("--pid", running.pid.to_string()),
         ] {
             arguments.extend([option.to_owned(), value]);
         }
-        let mut line = run_load(&arguments, self.placement, self.options.seconds, self.stop)
+        let mut line = run_load(&arguments, self.placement, self.options.common.seconds, self.stop)
             .map_err(|error| format!("{error}{}", running.log()))?;
         let acknowledged = line["acknowledged_in_all"].as_f64().unwrap_or(0.0);
         if let Some(commits) = commits(&running, acknowledged) {

@@ -349,13 +349,7 @@ fn messages_of_one_client_keep_their_order_for_each_subscriber() {
     everywhere(|at| {
         for version in BOTH {
             let topic = at.topic();
-            let mut subscribers: Vec<Raw> = (0..3)
-                .map(|qos| {
-                    let mut raw = at.client(version);
-                    raw.subscribe(&topic, qos);
-                    raw
-                })
-                .collect();
+            let mut subscribers = at.subscriber_of_each_qos(version, &topic);
             let mut publisher = at.client(version);
             for qos in [0, 1] {
                 for number in 0..30_u8 {

@@ -89,6 +89,15 @@ impl At {
         Raw::connect(self.mqtt(), &Connect::new(version, &self.id()))
     }
 
+    /// Three clients that subscribe to `topic`, with QoS 0, 1 and 2.
+    fn subscriber_of_each_qos(&self, version: u8, topic: &str) -> [Raw; 3] {
+        [0, 1, 2].map(|qos| {
+            let mut raw = self.client(version);
+            raw.subscribe(topic, qos);
+            raw
+        })
+    }
+
     /// Connects and gives CONNACK, too.
     #[track_caller]
     fn connack(&self, connect: &Connect<'_>) -> (Raw, harness::wire::Packet) {

@@ -34,13 +34,7 @@ fn dup_of_the_publisher_is_not_passed_on() {
     everywhere(|at| {
         for version in BOTH {
             let topic = at.topic();
-            let mut subscribers: Vec<Raw> = (0..3)
-                .map(|qos| {
-                    let mut raw = at.client(version);
-                    raw.subscribe(&topic, qos);
-                    raw
-                })
-                .collect();
+            let mut subscribers = at.subscriber_of_each_qos(version, &topic);
             let mut publisher = at.client(version);
             for qos in [1, 2] {
                 let publish = Publish { dup: true, ..Publish::new(&topic, b"x").acked(qos, 7) };

@@ -83,15 +83,19 @@ fn link(a: &Node, hearer: &v5::Client) {
     until_linked(&client(a, 0, "probe"), PROBE, hearer);
 }
 
-#[test]
-fn what_waits_for_a_remote_survives_kill_9() {
-    let (mut a, mut b) = clusters();
-    let hears = hearer(&b);
-    link(&a, &hears);
-    drop(hears);
+/// The same, linked, with `b` dead and the first messages waiting for it at `a`.
+fn waiting() -> (Node, Node, Said) {
+    let (a, mut b) = clusters();
+    link(&a, &hearer(&b));
     b.kill();
     let mut said = Said::default();
     said.say(&a);
+    (a, b, said)
+}
+
+#[test]
+fn what_waits_for_a_remote_survives_kill_9() {
+    let (mut a, mut b, mut said) = waiting();
     kill_data_plane(&a);
     // What the remote wants is known at once.
     said.say(&a);
@@ -113,13 +117,7 @@ fn what_waits_for_a_remote_survives_kill_9() {
 
 #[test]
 fn what_waits_for_a_remote_survives_a_stop_and_a_start() {
-    let (mut a, mut b) = clusters();
-    let hears = hearer(&b);
-    link(&a, &hears);
-    drop(hears);
-    b.kill();
-    let mut said = Said::default();
-    said.say(&a);
+    let (mut a, mut b, mut said) = waiting();
     a.terminate(LONG);
     a.start_again();
     said.say(&a);

@@ -1,8 +1,6 @@
 //! From a configuration and the files that it names to what is asked about clients ([`Chain`]) and what shards go by
 //! ([`Policy`]). Runs on an ordinary thread, at the start and at SIGHUP; a file that is wrong makes neither.
 
-use std::{fs, io::Read, path::Path};
-
 use ahash::RandomState;
 use broker::{
     access::{self, Principal, RULES_MAX, Rule, Rules},
@@ -18,6 +16,7 @@ use super::{
     pool::Question,
     token::Tokens,
 };
+use crate::files;
 
 /// Longest file with keys.
 const KEY_BYTES_MAX: u64 = 1 << 20;
@@ -184,13 +183,7 @@ fn looks_like_emqx(text: &str) -> bool {
 }
 
 fn read_file(path: &str, bytes_max: u64) -> Result<String, String> {
-    let mut text = String::new();
-    let read = fs::File::open(Path::new(path)).and_then(|file| file.take(bytes_max + 1).read_to_string(&mut text));
-    read.map_err(|error| error.to_string())?;
-    if text.len() as u64 > bytes_max {
-        return Err(format!("it has more than {bytes_max} bytes"));
-    }
-    Ok(text)
+    String::from_utf8(files::read(path, bytes_max)?).map_err(|_| "it is not UTF-8".to_owned())
 }
 
 #[cfg(test)]

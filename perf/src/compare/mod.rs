@@ -30,39 +30,69 @@ use table::Cell;
 const RUN_SLACK: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// What every comparison can be told.
+#[derive(Args)]
+pub(crate) struct Common {
+    /// The RingMQ executable (cargo build --release)
+    #[arg(long, default_value = "target/release/ringmq")]
+    pub(crate) ringmq: PathBuf,
+    /// The mosquitto executable (Debian: apt-get install mosquitto)
+    #[arg(long, default_value = "/usr/sbin/mosquitto")]
+    pub(crate) mosquitto: PathBuf,
+    /// Only these brokers, by name
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) brokers: Vec<String>,
+    /// Runs of each load against each broker
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// Length of a measured phase
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// Protocol version of the load: 3.1.1 or 5
+    #[arg(long, default_value = "3.1.1")]
+    pub(crate) mqtt: String,
+    /// Leave broker and load unpinned, and give RingMQ two shards, instead of one CPU for each
+    #[arg(long)]
+    pub(crate) free: bool,
+    /// Write the JSON line of every run to this file
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl Common {
+    /// Are rounds and seconds within what a machine has time for?
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if !(1..=100).contains(&self.rounds) {
+            return Err(format!("--rounds must be in 1..=100; got {}", self.rounds));
+        }
+        if !(0.1..=600.0).contains(&self.seconds) {
+            return Err(format!("--seconds must be in 0.1..=600; got {}", self.seconds));
+        }
+        Ok(())
+    }
+
+    /// Leaves the brokers that were asked for.
+    pub(crate) fn choose(&self, brokers: &mut Vec<Broker>) -> Result<(), String> {
+        if let Some(unknown) = self.brokers.iter().find(|name| brokers.iter().all(|broker| broker.name != **name)) {
+            let known: Vec<_> = brokers.iter().map(|broker| broker.name.as_str()).collect();
+            return Err(format!("--brokers knows no {unknown:?}; it knows {}", known.join(", ")));
+        }
+        brokers.retain(|broker| self.brokers.is_empty() || self.brokers.contains(&broker.name));
+        Ok(())
+    }
+}
+
 /// Options of `perf compare`.
 #[derive(Args)]
 pub struct Options {
-    /// The RingMQ executable (cargo build --release)
-    #[arg(long, default_value = "target/release/ringmq")]
-    ringmq: PathBuf,
-    /// The mosquitto executable (Debian: apt-get install mosquitto)
-    #[arg(long, default_value = "/usr/sbin/mosquitto")]
-    mosquitto: PathBuf,
+    #[command(flatten)]
+    common: Common,
     /// Another broker as NAME=COMMAND, where {port} and {dir} are replaced (repeatable)
     #[arg(long = "also")]
     also: Vec<String>,
-    /// Only these brokers, by name
-    #[arg(long, value_delimiter = ',')]
-    brokers: Vec<String>,
     /// Only these scenarios, by name; `all` adds the ones that are off by default
     #[arg(long, value_delimiter = ',')]
     scenarios: Vec<String>,
-    /// Runs of each scenario against each broker
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Length of a measured phase
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Protocol version of the load: 3.1.1 or 5
-    #[arg(long, default_value = "3.1.1")]
-    mqtt: String,
-    /// Leave broker and load unpinned, and give RingMQ two shards, instead of one CPU for each
-    #[arg(long)]
-    free: bool,
-    /// Write the JSON line of every run to this file
-    #[arg(long)]
-    json: Option<PathBuf>,
 }
 
 /// Which CPUs the two sides use; empty means all.
@@ -75,17 +105,13 @@ pub(crate) struct Placement {
 
 /// Runs everything; false if RingMQ lost, duplicated, reordered or failed anything.
 pub fn run(options: Options) -> Result<bool, String> {
-    if !(1..=100).contains(&options.rounds) {
-        return Err(format!("--rounds must be in 1..=100; got {}", options.rounds));
-    }
-    if !(0.1..=600.0).contains(&options.seconds) {
-        return Err(format!("--seconds must be in 0.1..=600; got {}", options.seconds));
-    }
+    options.common.check()?;
     let scenarios = scenarios::chosen(&options.scenarios)?;
     let brokers = brokers(&options)?;
-    let placement = placement(options.free)?;
+    let placement = placement(options.common.free)?;
     let stop = stop_flag()?;
     let lines = options
+        .common
         .json
         .as_ref()
         .map(|path| File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display())));
@@ -104,12 +130,15 @@ pub fn run(options: Options) -> Result<bool, String> {
 }
 
 fn brokers(options: &Options) -> Result<Vec<Broker>, String> {
-    let shards = if options.free { 2 } else { 1 };
+    let shards = if options.common.free { 2 } else { 1 };
     let mut brokers = vec![
-        Broker { name: "ringmq".into(), recipe: Recipe::Ringmq { path: options.ringmq.clone(), shards, env: vec![] } },
+        Broker {
+            name: "ringmq".into(),
+            recipe: Recipe::Ringmq { path: options.common.ringmq.clone(), shards, env: vec![] },
+        },
         Broker {
             name: "mosquitto".into(),
-            recipe: Recipe::Mosquitto { path: options.mosquitto.clone(), persistence: MEMORY_ONLY },
+            recipe: Recipe::Mosquitto { path: options.common.mosquitto.clone(), persistence: MEMORY_ONLY },
         },
         Broker { name: "relay".into(), recipe: Recipe::Relay },
     ];
@@ -117,10 +146,7 @@ fn brokers(options: &Options) -> Result<Vec<Broker>, String> {
         let (name, words) = also.split_once('=').ok_or_else(|| format!("--also must be NAME=COMMAND; got {also}"))?;
         brokers.push(Broker { name: name.into(), recipe: Recipe::Command(words.into()) });
     }
-    if let Some(unknown) = options.brokers.iter().find(|name| brokers.iter().all(|broker| broker.name != **name)) {
-        return Err(format!("--brokers knows no {unknown:?}"));
-    }
-    brokers.retain(|broker| options.brokers.is_empty() || options.brokers.contains(&broker.name));
+    options.common.choose(&mut brokers)?;
     Ok(brokers)
 }
 
@@ -207,7 +233,7 @@ impl Recipes {
         println!("{}", machine());
         println!(
             "{}; MQTT {}; {} rounds of {} s, fresh process each, medians; cost is CPU of the broker per delivered message",
-            self.placement, self.options.mqtt, self.options.rounds, self.options.seconds
+            self.placement, self.options.common.mqtt, self.options.common.rounds, self.options.common.seconds
         );
         for broker in brokers {
             println!("{}: {}", broker.name, broker.missing().unwrap_or_else(|| broker.version()));
@@ -217,7 +243,7 @@ impl Recipes {
 
     fn scenario(&mut self, scenario: &Scenario, brokers: &[Broker]) -> Result<Vec<Cell>, String> {
         let mut cells: Vec<Cell> = brokers.iter().map(|broker| Cell::new(&broker.name, broker.missing())).collect();
-        for round in 1..=self.options.rounds {
+        for round in 1..=self.options.common.rounds {
             for (broker, cell) in brokers.iter().zip(&mut cells).filter(|(_, cell)| cell.missing.is_none()) {
                 self.progress(scenario, &broker.name, round);
                 let run = self.one(scenario, broker, round);
@@ -236,7 +262,7 @@ impl Recipes {
 
     /// Says what runs now: over and over on one line of a terminal, as lines elsewhere.
     fn progress(&self, scenario: &Scenario, broker: &str, round: usize) {
-        let rounds = self.options.rounds;
+        let rounds = self.options.common.rounds;
         let text = format!("{} ({}), {broker}, round {round} of {rounds}", scenario.name, scenario.text);
         if std::io::stderr().is_terminal() {
             eprint!("\r\x1b[K{text}");
@@ -253,9 +279,10 @@ impl Recipes {
     }
 
     fn load(&self, scenario: &Scenario, address: SocketAddr, pid: u32) -> Result<Value, String> {
-        let mut arguments = scenario.arguments(self.options.seconds, &self.options.mqtt, self.descriptors);
+        let mut arguments =
+            scenario.arguments(self.options.common.seconds, &self.options.common.mqtt, self.descriptors);
         arguments.extend(["--address".into(), address.to_string(), "--pid".into(), pid.to_string()]);
-        run_load(&arguments, &self.placement, self.options.seconds, &self.stop)
+        run_load(&arguments, &self.placement, self.options.common.seconds, &self.stop)
     }
 
     fn write_line(&mut self, broker: &str, round: usize, run: &Result<Value, String>) -> Result<(), String> {
