@@ -31,7 +31,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     data_dir::DataDir,
     listener::Opened,
-    log_thread,
+    log_thread, memory,
     port::{Gauge, Note, Port},
     system::System,
 };
@@ -52,6 +52,8 @@ pub(crate) struct Scene {
     pub(crate) listeners: Vec<Opened>,
     /// How often the node speaks about itself on `$SYS`; zero: never.
     pub(crate) sys_every: Duration,
+    /// What the memory watch goes by.
+    pub(crate) memory: Arc<memory::Bounds>,
     /// Passwords or rules could not be read again.
     pub(crate) policy_stale: Arc<AtomicBool>,
 }
@@ -218,6 +220,9 @@ impl Control {
         if let Err(error) = self.scene.data_dir.keep(&self.scene.view) {
             // It still holds while this process lives.
             tracing::error!(%error, "the View could not be kept for the next start");
+        }
+        if let Some(page) = self.scene.view.limits() {
+            self.scene.memory.set(&page.limits);
         }
         let view = Arc::new(self.scene.view.clone());
         for port in self.scene.ports.iter() {
@@ -400,6 +405,7 @@ mod tests {
                 ports: ports.clone(),
                 listeners: Vec::new(),
                 sys_every: Duration::ZERO,
+                memory: Arc::default(),
                 policy_stale: Arc::default(),
             };
             let control = Control::listen(scene).expect("the socket");

@@ -30,6 +30,7 @@ mod log_thread;
 pub mod log_tools;
 mod logs;
 mod mailbox;
+mod memory;
 mod outbound;
 mod port;
 mod probe;

@@ -43,6 +43,8 @@ pub(crate) enum Note {
     Drain,
     /// New connections of this listener begin with these certificates.
     Certificates { listener: u16, config: Arc<ServerConfig> },
+    /// Memory is scarce, or no longer.
+    Memory { scarce: bool },
     /// What the node says about itself, for the shard that publishes it.
     System(Arc<[Said]>),
     /// A name became addresses, or did not.

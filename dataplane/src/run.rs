@@ -43,6 +43,7 @@ use crate::{
     listener::{self, Bind, Listener, Opened, Wanted},
     logs::{self, Logs, Refused, Running},
     mailbox::{self, Post},
+    memory,
     port::{Note, Port},
     probe,
     shard::{Clock, Parts, REPORT_US, Shard},
@@ -141,6 +142,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
     let durability = config.durability.mode.as_str();
     tracing::info!(shards, ?cores, descriptors, incarnation, durability, "data plane starts");
 
+    let view_limits = view.as_ref().and_then(|view| view.limits()).map(|page| page.limits.clone());
     let (listeners, opened) = listener::open(&wanted(config)?, shards).map_err(Failure::other)?;
     let ports = (0..shards).map(|_| Port::new().map(Arc::new)).collect::<io::Result<Arc<[_]>>>();
     let ports = ports.map_err(Failure::other)?;
@@ -167,7 +169,11 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
         Start { config, shards, incarnation, ports: &ports, log: &log, news: &news, doors: &doors, clock, seed };
     start.shards(cores, listeners, dealt)?;
     come_up(&heard, &ports, logs.as_mut())?;
-    let stop_control = start_control(config, (data_dir, view), &ports, &opened, &doors).map_err(Failure::other)?;
+    let memory = Arc::<memory::Bounds>::default();
+    memory.set(view_limits.as_ref().unwrap_or(&config.limits));
+    let stop_memory = memory::Watch::start(memory.clone(), &ports).map_err(Failure::other)?;
+    let stop_control =
+        start_control(config, (data_dir, view), &ports, &opened, (&doors, memory)).map_err(Failure::other)?;
     if report_ready {
         say_ready(&opened, shards).map_err(Failure::other)?;
     }
@@ -178,7 +184,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
         doors.read_again(reload());
         renew(config, &ports);
     });
-    drop(stop_control);
+    drop((stop_control, stop_memory));
     drop(log);
     writer.finish(LAST_WORDS);
     ended
@@ -383,7 +389,7 @@ fn start_control(
     (data_dir, view): (DataDir, Option<View>),
     ports: &Arc<[Arc<Port>]>,
     opened: &[Opened],
-    doors: &Doors,
+    (doors, memory): (&Doors, Arc<memory::Bounds>),
 ) -> io::Result<UnixStream> {
     let scene = Scene {
         data_dir,
@@ -391,6 +397,7 @@ fn start_control(
         ports: ports.clone(),
         listeners: opened.to_vec(),
         sys_every: Duration::from_millis(u64::from(config.sys_topics.interval_ms)),
+        memory,
         policy_stale: doors.stale(),
     };
     let control = Control::listen(scene)?;

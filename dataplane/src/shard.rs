@@ -311,6 +311,7 @@ impl<B: Brain> Shard<B> {
             match note {
                 Note::View(view) => self.brain.input(now, Input::View(&view), &mut self.connections),
                 Note::Policy(policy) => self.brain.input(now, Input::Policy(&policy), &mut self.connections),
+                Note::Memory { scarce } => self.brain.input(now, Input::Memory { scarce }, &mut self.connections),
                 Note::Authenticated { conn, policy, verdict } => {
                     self.brain.input(now, Input::Authenticated { conn, policy, verdict }, &mut self.connections);
                 }

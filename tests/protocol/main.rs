@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod fragments;
+mod limits;
 mod link_topics;
 mod liveness;
 mod sessions;

@@ -7,6 +7,7 @@ use core::net::SocketAddr;
 use mqtt::{connection::Connection, types::PacketId, types::Reason};
 
 use crate::{
+    pace::Pace,
     session::SessionId,
     surface::{Certificate, ConnId},
 };
@@ -20,6 +21,8 @@ pub(crate) struct Conn {
     pub(crate) certificate: Option<Box<Certificate>>,
     /// Bytes to send; the shell swaps it out.
     pub(crate) out: Vec<u8>,
+    /// Something for it was shed, and it is to be closed for that.
+    pub(crate) cut: bool,
     /// What may leave of them, once something had to wait for the log.
     pub(crate) held: Option<Box<Held>>,
     /// The shell was told of `out` and has not taken it.
@@ -129,6 +132,8 @@ pub(crate) mod pause {
     pub(crate) const LOG: u8 = 8;
     /// Nobody has said yet who its client is; see [`crate::admission`].
     pub(crate) const ADMISSION: u8 = 16;
+    /// It has published faster than it may; see [`crate::pace`].
+    pub(crate) const RATE: u8 = 32;
 }
 
 /// Where a connection stands.
@@ -150,6 +155,8 @@ pub(crate) struct Open {
     pub(crate) session: SessionId,
     pub(crate) protocol: Connection,
     pub(crate) acks: Acks,
+    /// How fast it was, if anybody asks.
+    pub(crate) pace: Option<Box<Pace>>,
     /// The mountpoint of its listener.
     pub(crate) mountpoint: Option<Arc<str>>,
     /// The remote that this connection may speak for.
@@ -256,6 +263,7 @@ impl Conns {
             peer,
             certificate: None,
             out: Vec::new(),
+            cut: false,
             held: None,
             told: false,
             connack_until: 0,

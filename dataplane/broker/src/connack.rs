@@ -30,7 +30,7 @@ impl crate::Settings {
                 topic_alias_maximum: (mqtt.topic_alias_max > 0).then_some(mqtt.topic_alias_max),
                 wildcard_available: (!mqtt.wildcard_subscription).then_some(false),
                 shared_available: (!mqtt.shared_subscription).then_some(false),
-                server_keep_alive_s: (mqtt.server_keep_alive_s > 0).then_some(mqtt.server_keep_alive_s),
+                server_keep_alive_s: protocol.server_keep_alive_s,
                 //= MQTT-3.1.2-28
                 //= MQTT-4.12.0-6
                 // Nobody gets response information, nor an authentication method.

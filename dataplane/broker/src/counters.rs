@@ -81,6 +81,8 @@ counters! {
     packets_malformed,
     /// Connections closed because of a protocol error.
     protocol_errors,
+    /// Connections closed because what they asked for cannot be kept, or because they take too much.
+    quota_exceeded,
     /// Connections closed because of what they may not do (authorization.*).
     connections_not_authorized,
     /// Packets received from clients.
@@ -105,6 +107,8 @@ counters! {
     frames_bad,
     /// Connections that were not read because a mailbox was full.
     reads_paused,
+    /// Times that a client was not read for a while, because it published faster than it may (mqtt.messages_rate, mqtt.bytes_rate).
+    publishers_paced,
     /// Message batches that had to wait because a mailbox was full.
     batches_staged,
     /// QoS 0 messages shed because a subscriber reads too slowly (limits.output_bytes_max).
@@ -175,6 +179,12 @@ counters! {
     log_waits_timed_out,
     /// Messages for persistent sessions or retained values refused because the log cannot take them (durability.*).
     shed_log_full,
+    /// Messages for persistent sessions or retained values refused, and others shed that would have had to wait, because memory is scarce (limits.memory_high_watermark).
+    shed_memory_scarce,
+    /// New sessions and subscriptions refused because memory is scarce (limits.memory_high_watermark).
+    memory_scarce_refused,
+    /// Connections closed because their client reads too slowly (mqtt.slow_subscriber).
+    slow_subscribers_disconnected,
     /// Messages offered to the outlet of a link.
     link_matched,
     /// Messages sent to a remote.

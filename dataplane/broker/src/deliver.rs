@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use contract::time::Now;
+use contract::{config::SlowSubscriber, time::Now};
 use mqtt::{
     codec::encode::{self, PublishParts},
     connection::AliasOut,
@@ -22,8 +22,11 @@ use crate::{
     mountpoint,
     session::{Delivery, Sessions},
     subscriptions::{Guard, Options, Subscriptions},
-    surface::Output,
+    surface::{ConnId, Output},
 };
+
+/// Output that waits for one connection before QoS 0 messages to it are shed while memory is scarce.
+const SCARCE_OUTPUT_BYTES: usize = 64 << 10;
 
 /// PUBLISH packets of the message at hand, by shape.
 #[derive(Default)]
@@ -101,9 +104,14 @@ pub(crate) struct Delivering<'a> {
     pub(crate) now: Now,
     pub(crate) queue: QueueLimits,
     pub(crate) output_bytes_max: usize,
+    /// Memory is scarce: nothing is queued.
+    pub(crate) scarce: bool,
+    /// Who reads too slowly is disconnected.
+    cuts: bool,
+    cut: &'a mut Vec<ConnId>,
     pub(crate) kept: Option<Kept>,
     pub(crate) journal: &'a mut Journal,
-    /// A persistent session was refused its delivery, because the log cannot take it.
+    /// A persistent session was refused its delivery, because the log cannot take it or memory is scarce.
     pub(crate) refused: bool,
     /// The message at hand may not be: see [`Shard::insists`].
     pub(crate) insists: bool,
@@ -114,7 +122,7 @@ pub(crate) struct Delivering<'a> {
 pub(crate) struct Delivered {
     /// Sessions that wanted it.
     pub(crate) count: usize,
-    /// One of them is persistent, and the log cannot take it.
+    /// One of them is persistent, and its queue or the log cannot take it.
     pub(crate) refused: bool,
 }
 
@@ -129,6 +137,7 @@ impl Shard {
     pub(crate) fn delivering(&mut self) -> (Delivering<'_>, &Subscriptions) {
         self.encoded.forget();
         let queue = self.queue_limits();
+        let output_bytes_max = self.settings.limits.output_bytes_max as usize;
         let delivering = Delivering {
             sessions: &mut self.sessions,
             conns: &mut self.conns,
@@ -137,7 +146,10 @@ impl Shard {
             pool: &mut self.pool,
             now: self.now,
             queue,
-            output_bytes_max: self.settings.limits.output_bytes_max as usize,
+            output_bytes_max: if self.scarce { output_bytes_max.min(SCARCE_OUTPUT_BYTES) } else { output_bytes_max },
+            scarce: self.scarce,
+            cuts: self.settings.mqtt.slow_subscriber == SlowSubscriber::Disconnect,
+            cut: &mut self.cut,
             kept: None,
             journal: &mut self.journal,
             refused: false,
@@ -270,7 +282,8 @@ impl Delivering<'_> {
         let waits = session.state.queued() > 0 || session.state.outgoing.owes();
         if qos == Qos::AtMostOnce && !waits {
             if full {
-                return self.counters.one(Counter::shed_slow_subscriber);
+                self.counters.one(Counter::shed_slow_subscriber);
+                return self.too_slow(index);
             }
         } else if waits || full || !session.state.room(conn.wire.send_max) {
             session.blocked |= full;
@@ -313,8 +326,12 @@ impl Delivering<'_> {
     }
 
     fn enqueue(&mut self, index: u32, qos: Qos, ids: &[u32], message: &Message<'_>, retain: bool) {
-        let kept = keep(&mut self.kept, self.pool, message, self.now.mono_us);
         let Some(session) = self.sessions.at(index) else { return };
+        if self.scarce && !self.insists {
+            self.refused |= qos != Qos::AtMostOnce && session.state.persistent();
+            return self.counters.one(Counter::shed_memory_scarce);
+        }
+        let kept = keep(&mut self.kept, self.pool, message, self.now.mono_us);
         let place = session.next_place();
         let delivery = Delivery { message: kept, qos, retain, ids: SmallVec::from_slice(ids), place };
         match session.state.enqueue(delivery, &self.queue) {
@@ -322,7 +339,20 @@ impl Delivering<'_> {
             Err(delivery) => {
                 self.pool.release(delivery.message);
                 self.counters.one(Counter::shed_queue_full);
+                self.too_slow(index);
             }
+        }
+    }
+
+    /// Something for this session was shed: its client is disconnected, if that is what happens to slow ones.
+    #[cold]
+    fn too_slow(&mut self, index: u32) {
+        if self.cuts
+            && let Some(session) = self.sessions.at(index).filter(|session| session.online())
+            && let Some(conn) = self.conns.at(session.conn).filter(|conn| !conn.cut)
+        {
+            conn.cut = true;
+            self.cut.push(conn.id);
         }
     }
 

@@ -28,6 +28,7 @@ mod links;
 mod mail;
 mod mountpoint;
 mod obligation;
+mod pace;
 mod packets;
 mod permission;
 pub mod plant;
@@ -46,6 +47,8 @@ mod wills;
 
 #[cfg(test)]
 mod access_tests;
+#[cfg(test)]
+mod limit_tests;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
@@ -75,6 +78,7 @@ use crate::{
     journal::{History, Journal, Restoring, Standing},
     links::Links,
     obligation::Obligations,
+    pace::Rates,
     plant::Plant,
     retained::{Retained, RetainedLimits},
     session::{SessionId, Sessions},
@@ -127,6 +131,8 @@ pub(crate) enum Timer {
     Conn(ConnId),
     /// A will or the end of a session.
     Session(SessionId),
+    /// A client that was too fast may publish again.
+    Pace(ConnId),
     /// Look for overdue obligations.
     Sweep,
 }
@@ -168,6 +174,10 @@ pub struct Shard {
     /// Client ids assigned so far.
     pub(crate) assigned: u64,
     pub(crate) draining: bool,
+    /// Memory is scarce: nothing that grows is taken.
+    pub(crate) scarce: bool,
+    /// How fast clients may publish.
+    pub(crate) rates: Rates,
     /// Who is let in, and what they may do.
     pub(crate) policy: Arc<Policy>,
     /// Some session may not do everything, or might not soon.
@@ -180,6 +190,8 @@ pub struct Shard {
     pub(crate) resumed: Vec<ConnId>,
     /// Connections that are not read because they do not read.
     pub(crate) drowned: Vec<ConnId>,
+    /// Connections that end in this turn, because their client reads too slowly.
+    pub(crate) cut: Vec<ConnId>,
     /// Sessions whose queue waited for output.
     pub(crate) to_pump: Vec<u32>,
     // Scratch, kept for its capacity.
@@ -238,12 +250,15 @@ impl Shard {
             durable_sequence: 0,
             assigned: 0,
             draining: false,
+            scarce: false,
+            rates: Rates::from(&settings.mqtt),
             policy: Arc::default(),
             restricted: false,
             verdict: None,
             revision: None,
             resumed: Vec::new(),
             drowned: Vec::new(),
+            cut: Vec::new(),
             to_pump: Vec::new(),
             found: Vec::new(),
             overlapping: Vec::new(),
@@ -274,6 +289,7 @@ impl Shard {
             Input::View(view) => self.view(view),
             Input::Authenticated { conn, policy, verdict } => self.authenticated(conn, policy, verdict, out),
             Input::Policy(policy) => self.take_policy(policy),
+            Input::Memory { scarce } => self.scarce = scarce,
             Input::Logged(status) => self.logged(&status, out),
             Input::Replay => self.replay(out),
             Input::Drain => self.drain(out),
@@ -284,6 +300,7 @@ impl Shard {
     fn view(&mut self, view: &contract::view::View) {
         if let Some(page) = view.limits() {
             self.settings.mqtt = page.mqtt.clone();
+            self.rates = Rates::from(&page.mqtt);
             self.settings.limits = page.limits.clone();
             self.settings.retainer = page.retainer.clone();
             self.retained.set_limits(RetainedLimits::from(&page.retainer));

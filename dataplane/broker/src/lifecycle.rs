@@ -57,6 +57,11 @@ impl Shard {
         if full && self.sessions.find(client).is_none() {
             return self.refuse_connect(id, connect, Reason::QuotaExceeded, "limits.sessions_max is reached", out);
         }
+        if self.scarce && self.sessions.find(client).is_none() {
+            self.counters.one(Counter::memory_scarce_refused);
+            let why = "memory is scarce (limits.memory_high_watermark)";
+            return self.refuse_connect(id, connect, Reason::QuotaExceeded, why, out);
+        }
         let Some(principal) = self.admit(id, connect, client, out) else { return };
         self.open(id, connect, client, (assigned.as_deref(), principal), out);
     }
@@ -76,6 +81,10 @@ impl Shard {
         if connect.properties.authentication_method.is_some() {
             //= MQTT-4.12.0-1
             return Err((Reason::BadAuthenticationMethod, "no extended authentication is configured"));
+        }
+        // Only 5.0 has a CONNACK that could tell the client of another one.
+        if !v5 && mqtt.keep_alive_max_s != 0 && !(1..=mqtt.keep_alive_max_s).contains(&connect.keep_alive_s) {
+            return Err((Reason::ClientIdNotValid, "its keep alive is longer than mqtt.max_keepalive"));
         }
         if self.draining {
             return Err((Reason::ServerShuttingDown, "this node is stopping"));
@@ -229,6 +238,7 @@ impl Shard {
             session,
             protocol,
             acks,
+            pace: None,
             mountpoint,
             link,
             routes: None,
@@ -285,6 +295,7 @@ impl Shard {
             session_expiry_max_s: mqtt.session_expiry_max_s,
             session_expiry_s: mqtt.session_expiry_s,
             server_keep_alive_s: mqtt.server_keep_alive_s,
+            keep_alive_max_s: mqtt.keep_alive_max_s,
             keep_alive_pct: mqtt.keep_alive_multiplier_pct,
         }
     }
@@ -419,6 +430,7 @@ impl Shard {
             Reason::MalformedPacket | Reason::PacketTooLarge => Counter::packets_malformed,
             Reason::KeepAliveTimeout => Counter::keep_alive_timeout,
             Reason::MaximumConnectTime => Counter::clients_expired,
+            Reason::QuotaExceeded => Counter::quota_exceeded,
             Reason::NotAuthorized => Counter::connections_not_authorized,
             _ => Counter::protocol_errors,
         });

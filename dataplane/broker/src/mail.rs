@@ -9,7 +9,7 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use contract::ids::ShardId;
-use mqtt::types::Reason;
+use mqtt::{connection::Misbehaved, types::Reason};
 
 use crate::{
     Shard, Timer,
@@ -81,6 +81,7 @@ impl Shard {
                 match timer {
                     Timer::Conn(id) => self.conn_timer(id, out),
                     Timer::Session(id) => self.session_timer(id, out),
+                    Timer::Pace(id) => self.pace_timer(id, out),
                     Timer::Sweep => self.sweep_armed = false,
                 }
             }
@@ -194,6 +195,11 @@ impl Shard {
             waits
         });
         self.drowned.append(&mut drowned);
+        for id in core::mem::take(&mut self.cut) {
+            self.counters.one(Counter::slow_subscribers_disconnected);
+            let why = "it reads too slowly (mqtt.slow_subscriber)";
+            self.misbehaved(id, Misbehaved { reason: Reason::QuotaExceeded, why }, out);
+        }
         for id in core::mem::take(&mut self.resumed) {
             self.consume_unread(id, out);
         }

@@ -123,6 +123,9 @@ impl Shard {
             };
             used += raw.total;
             self.counters.one(Counter::packets_received);
+            if self.rates.any() && raw.first >> 4 == 3 {
+                self.pace(id, raw.total, out);
+            }
             let go = match codec::decode(version, raw) {
                 Ok(packet) => self.packet(id, session, &packet, out),
                 //= MQTT-3.1.0-2

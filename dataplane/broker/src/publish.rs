@@ -402,6 +402,10 @@ impl Shard {
             self.counters.one(Counter::shed_log_full);
             return message.qos != Qos::AtMostOnce;
         }
+        if !message.payload.is_empty() && self.scarce && !self.repeats(message) {
+            self.counters.one(Counter::shed_memory_scarce);
+            return message.qos != Qos::AtMostOnce;
+        }
         match self.retained.take(message, self.now, &mut self.pool, &mut self.counters) {
             Taken::Stored(kept) => self.journal.retained(kept, self.now),
             Taken::Deleted(stamp) => self.journal.retained_gone(stamp, message.topic),

@@ -185,6 +185,8 @@ impl Shard {
         let guard = if self.restricted { Guard::Guarded } else { Guard::Open };
         let mut rest = &page.frames[..];
         let (mut delivering, _) = self.delivering();
+        // It was asked for when there was room, and is little.
+        delivering.scarce = false;
         while let Ok((part, tail)) = frame::split(rest) {
             rest = tail;
             let Ok(value) = frame::read_message(&part) else { break };
@@ -224,7 +226,7 @@ impl Shard {
 
     /// Asks for the next pages of replays whose sessions have room again. Once per turn.
     pub(crate) fn continue_replays(&mut self) {
-        if self.replays_waiting.is_empty() {
+        if self.replays_waiting.is_empty() || self.scarce {
             return;
         }
         let waiting = core::mem::take(&mut self.replays_waiting);

@@ -427,13 +427,20 @@ impl Rig {
         self.send(client, &bytes);
     }
 
-    /// The transport of a client breaks.
+    /// Memory is scarce, or no longer, for every shard.
+    pub(crate) fn memory(&mut self, scarce: bool) {
+        for (shard, shell) in self.shards.iter_mut().zip(&mut self.shells) {
+            shard.input(self.now, Input::Memory { scarce }, shell);
+        }
+    }
+
     /// The node says something about itself.
     pub(crate) fn system(&mut self, topic: &str, text: &str) {
         self.shards[0].input(self.now, Input::System { topic, text }, &mut self.shells[0]);
         self.settle();
     }
 
+    /// The transport of a client breaks.
     pub(crate) fn cut(&mut self, client: Client) {
         self.close(client, Cause::Error);
     }

@@ -272,13 +272,14 @@ impl Shard {
             self.counters.one(Counter::shed_log_full);
             return Ok(Reason::QuotaExceeded);
         }
-        if session.subscription_count() >= mqtt.subscriptions_max as usize {
+        if self.scarce || session.subscription_count() >= mqtt.subscriptions_max as usize {
             // What it has already it may subscribe to again, as clients do when they come back.
             let has = match parsed.group {
                 Some(group) => session.shared.iter().any(|s| *s.group == *group && *s.filter == *filter),
                 None => self.subscriptions.entry(filter).is_some_and(|at| session.filters.contains(&at)),
             };
             if !has {
+                self.counters.add(Counter::memory_scarce_refused, self.scarce.into());
                 return Ok(Reason::QuotaExceeded);
             }
         }

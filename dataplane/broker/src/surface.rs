@@ -135,6 +135,11 @@ pub enum Input<'a> {
     },
     /// Who is let in and what they may do has changed.
     Policy(&'a Arc<Policy>),
+    /// Memory is scarce, or no longer: while it is, nothing that grows is taken.
+    Memory {
+        /// It is.
+        scarce: bool,
+    },
     /// The log of this shard has come so far.
     Logged(log::Status),
     /// Every shard of the node stands at [`crate::journal::Standing::Restored`]: what a crash has cut is repeated.

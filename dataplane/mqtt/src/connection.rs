@@ -27,6 +27,8 @@ pub struct Grant {
     pub session_expiry_s: u32,
     /// Keep alive that replaces the client's; 0: none.
     pub server_keep_alive_s: u16,
+    /// Longest keep alive; 0: any, and none.
+    pub keep_alive_max_s: u16,
     /// Percent of the keep alive after which a silent client is closed (150 in the specification).
     pub keep_alive_pct: u32,
 }
@@ -38,6 +40,8 @@ pub struct Connection {
     pub version: Version,
     /// Silence in milliseconds after which it is closed; 0: never.
     pub keep_alive_ms: u64,
+    /// The keep alive in seconds that replaces the one which the client asked for.
+    pub server_keep_alive_s: Option<u16>,
     /// Unfinished QoS 1 and 2 messages that we may have towards the client.
     pub send_max: u16,
     /// Largest packet that the client takes.
@@ -96,15 +100,20 @@ impl Connection {
         };
         //= MQTT-3.2.2-22
         // Only 5.0 has a CONNACK that could tell the client.
-        let keep_alive_s = match grant.server_keep_alive_s {
-            server if v5 && server > 0 => server,
-            _ => connect.keep_alive_s,
+        let longest_s = grant.keep_alive_max_s;
+        let server_keep_alive_s = match grant.server_keep_alive_s {
+            _ if !v5 => None,
+            0 if longest_s != 0 && !(1..=longest_s).contains(&connect.keep_alive_s) => Some(longest_s),
+            0 => None,
+            server => Some(server),
         };
+        let keep_alive_s = server_keep_alive_s.unwrap_or(connect.keep_alive_s);
         let alias_out_max = properties.topic_alias_maximum.unwrap_or(0).min(grant.topic_alias_out_max);
         Connection {
             version: connect.version,
             //= MQTT-3.1.2-22
             keep_alive_ms: u64::from(keep_alive_s) * 10 * u64::from(grant.keep_alive_pct),
+            server_keep_alive_s,
             //= MQTT-4.9.0-1
             send_max: properties.receive_maximum.unwrap_or(u16::MAX).min(grant.inflight_max),
             packet_bytes_max: properties.maximum_packet_bytes.unwrap_or(PACKET_BYTES_MAX as u32),

@@ -161,7 +161,7 @@ impl Brain for Mirror {
                 self.say(asker, reason.as_bytes(), out);
                 out.close(asker);
             }
-            Input::View(_) | Input::Logged(_) | Input::Replay => {}
+            Input::View(_) | Input::Logged(_) | Input::Replay | Input::Memory { .. } => {}
             Input::Policy(_) | Input::Authenticated { .. } | Input::System { .. } => {}
             Input::Drain => {
                 for conn in self.lines.keys() {

@@ -25,6 +25,10 @@ section! {
         sessions_max: u32 = "sessions_max", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Live, "10000";
         /// Connections of one shard.
         connections_max: u32 = "connections_max", Kind::Count(within(1, 10_000_000)), Number(500_000), Restart, "10000";
+        /// Memory that the data plane may use. `auto`: what `memory.max` of its cgroup says, and no more than what it has and what the machine has left.
+        memory_max: u64 = "memory_max", Kind::Size(within_or(32 << 20, 1 << 50, "auto", 0)), Number(0), Live, "\"4GB\"";
+        /// From this share of `memory_max` on nothing that grows is accepted: new sessions, subscriptions, retained messages and what would have to be queued are refused (0x97) until a twentieth less is used. 1.0 turns it off.
+        memory_high_watermark_pct: u32 = "memory_high_watermark", Kind::Factor(within(10, 100)), Number(85), Live, "0.7";
         /// Largest payload on a `$LINK` topic.
         dollar_link_payload_max: u32 = "dollar_link_payload_max", Kind::Size(within(1024, 256 << 20)), Number(1 << 20), Restart, "\"4MB\"";
         /// Bytes that wait in one shard for one remote before messages to it are shed.

@@ -39,7 +39,7 @@ pub use self::{
     links::{Accept, Cluster, LINKS_MAX, Link},
     listeners::{CertificateUser, Listener, ListenerKind, Tls, Verify, WebSocket},
     load::{Loaded, Setting, load},
-    mqtt::Mqtt,
+    mqtt::{Mqtt, SlowSubscriber},
     node::{Dashboard, Dataplane, Format, Level, Log, Node, Pin, SHARDS_MAX},
     reference::reference,
     secret::Secret,
