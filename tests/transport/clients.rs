@@ -84,6 +84,14 @@ fn mosquitto_over_a_unix_socket() {
     heard.next(LONG, "message", |line| (line == "hello").then_some(()));
 }
 
+/// What a script has to be told so that it shows a certificate, if it does.
+fn shown(papers: &Papers, name: &str) -> Vec<(&'static str, String)> {
+    match name.ends_with("mutual") {
+        true => vec![("BROKER_CERT", papers.file("good.pem")), ("BROKER_KEY", papers.file("good.key"))],
+        false => Vec::new(),
+    }
+}
+
 fn paho(transport: &str, endpoint: u16, name: &str) {
     let Some(python) = script::python() else {
         skip::skip("no Python with paho-mqtt 2 (RINGMQ_TEST_PYTHON)");
@@ -93,7 +101,9 @@ fn paho(transport: &str, endpoint: u16, name: &str) {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/paho/scenarios.py");
     for (version, scenario) in [("5", "qos"), ("3.1.1", "will"), ("5", "takeover"), ("5", "flow_control")] {
         let prefix = format!("transport-{name}-{version}");
-        let said = Program::new(python)
+        let script =
+            shown(&place.papers, name).iter().fold(Program::new(python), |script, (key, value)| script.env(key, value));
+        let said = script
             .args(["-u", program, scenario, &endpoint.to_string(), version, &prefix])
             .args([0, 1, 2].map(|shard| client_on(shard, 3, &format!("{prefix}-{scenario}-{shard}"))))
             .env("BROKER_TRANSPORT", transport)
@@ -120,12 +130,18 @@ fn paho_over_websocket_and_tls() {
 }
 
 #[test]
+fn paho_with_a_client_certificate() {
+    paho("ssl", place().1.address("ssl", "mutual").port(), "ssl-mutual");
+    paho("wss", place().1.address("wss", "mutual").port(), "wss-mutual");
+}
+
+#[test]
 fn paho_over_a_unix_socket() {
     // The library demands a port.
     paho("unix", 1, "unix");
 }
 
-fn mqttjs(transport: &str, port: u16) {
+fn mqttjs(transport: &str, port: u16, name: &str) {
     let Some(modules) = script::node_modules() else {
         skip::skip("no Node.js with MQTT.js (RINGMQ_TEST_NODE_PATH)");
         return;
@@ -133,8 +149,10 @@ fn mqttjs(transport: &str, port: u16) {
     let (place, _node) = place();
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/mqttjs/scenarios.js");
     for (version, scenario) in [("5", "qos"), ("4", "qos"), ("5", "session"), ("5", "takeover")] {
-        let prefix = format!("transport-js-{transport}-{version}");
-        let said = Program::new("node")
+        let prefix = format!("transport-js-{name}-{version}");
+        let script =
+            shown(&place.papers, name).iter().fold(Program::new("node"), |script, (key, value)| script.env(key, value));
+        let said = script
             .args([program, scenario, &port.to_string(), version, &prefix])
             .args([0, 1, 2].map(|shard| client_on(shard, 3, &format!("{prefix}-{scenario}-{shard}"))))
             .env("NODE_PATH", modules)
@@ -147,17 +165,23 @@ fn mqttjs(transport: &str, port: u16) {
 
 #[test]
 fn mqttjs_over_websocket() {
-    mqttjs("ws", place().1.address("ws", "default").port());
+    mqttjs("ws", place().1.address("ws", "default").port(), "ws");
 }
 
 #[test]
 fn mqttjs_over_websocket_and_tls() {
-    mqttjs("wss", place().1.address("wss", "default").port());
+    mqttjs("wss", place().1.address("wss", "default").port(), "wss");
 }
 
 #[test]
 fn mqttjs_over_tls() {
-    mqttjs("mqtts", place().1.address("ssl", "default").port());
+    mqttjs("mqtts", place().1.address("ssl", "default").port(), "ssl");
+}
+
+#[test]
+fn mqttjs_with_a_client_certificate() {
+    mqttjs("mqtts", place().1.address("ssl", "mutual").port(), "ssl-mutual");
+    mqttjs("wss", place().1.address("wss", "mutual").port(), "wss-mutual");
 }
 
 #[test]

@@ -73,7 +73,8 @@ fn start() -> Place {
     for (kind, name) in [("ssl", "default"), ("ssl", "hasty"), ("wss", "default"), ("wss", "proxied")] {
         setup = tls_listener(setup, kind, name, &papers);
     }
-    let node = mutual(setup, "ssl", "mutual", &papers).start();
+    let setup = mutual(setup, "ssl", "mutual", &papers);
+    let node = mutual(setup, "wss", "mutual", &papers).start();
     Place { papers, socket, node }
 }
 

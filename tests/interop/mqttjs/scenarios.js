@@ -7,7 +7,7 @@
 // and the last line of a scenario that succeeds is `ok SCENARIO`.
 //
 // BROKER_TRANSPORT in the environment is mqtt (default), mqtts, ws or wss; BROKER_CA is the file of the authority that
-// the broker's certificate is from.
+// the broker's certificate is from, BROKER_CERT and BROKER_KEY are those of a client that shows one.
 'use strict';
 
 const assert = require('node:assert/strict');
@@ -26,6 +26,10 @@ const transport = {
   protocol: process.env.BROKER_TRANSPORT ?? 'mqtt',
   path: '/mqtt',
   ...(process.env.BROKER_CA && { ca: fs.readFileSync(process.env.BROKER_CA) }),
+  ...(process.env.BROKER_CERT && {
+    cert: fs.readFileSync(process.env.BROKER_CERT),
+    key: fs.readFileSync(process.env.BROKER_KEY),
+  }),
 };
 
 /** A value that comes within the bound, or a failure that says what did not come. */

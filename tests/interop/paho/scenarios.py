@@ -7,7 +7,8 @@ broker. The IDs are client ids that live on different shards. Every wait has a b
 verdict, and the last line of a scenario that succeeds is `ok SCENARIO`.
 
 BROKER_TRANSPORT in the environment is tcp (default), ssl, ws, wss or unix; BROKER_CA is the file of the authority
-that the broker's certificate is from, BROKER_PATH the path of its socket.
+that the broker's certificate is from, BROKER_CERT and BROKER_KEY are those of a client that shows one, BROKER_PATH is the path
+of its socket.
 """
 
 import os
@@ -46,7 +47,11 @@ class Peer:
                 transport=LAYER,
             )
         if TRANSPORT in ("ssl", "wss"):
-            self.client.tls_set(ca_certs=os.environ["BROKER_CA"])
+            self.client.tls_set(
+                ca_certs=os.environ["BROKER_CA"],
+                certfile=os.environ.get("BROKER_CERT"),
+                keyfile=os.environ.get("BROKER_KEY"),
+            )
         self.client.on_connect = lambda _c, _u, flags, reason, properties: self.events.put(
             ("connected", flags.session_present, reason, properties)
         )
