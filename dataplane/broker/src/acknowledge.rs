@@ -52,10 +52,10 @@ impl Shard {
             (false, false) => Reason::NoMatchingSubscribers,
         };
         let ready = (routed.token == 0).then_some(reason);
-        let Some(open) = self.conns.open(id) else { return };
-        if refused && open.protocol.version != Version::V5 {
-            return self.misbehaved(id, Misbehaved { reason, why: "a refused publish" }, out);
+        if refused {
+            return self.refuse_ack(id, Ack { packet, qos2, ready }, out);
         }
+        let Some(open) = self.conns.open(id) else { return };
         open.acks.push(Ack { packet, qos2, ready });
         let too_many = open.acks.len() >= open.protocol.receive_max();
         if ready.is_none() {
@@ -77,15 +77,21 @@ impl Shard {
         out: &mut impl Output,
     ) -> Result<(), Misbehaved> {
         self.counters.one(Counter::publishes_refused);
-        let Some(packet) = publish.packet_id else { return Ok(()) };
-        let Some(open) = self.conns.open(id) else { return Ok(()) };
-        if open.protocol.version != Version::V5 {
-            //= MQTT311-3.3.5-2
-            return Err(Misbehaved { reason, why: "a publish that is not allowed" });
+        if let Some(packet) = publish.packet_id {
+            self.refuse_ack(id, Ack { packet, qos2: publish.qos == Qos::ExactlyOnce, ready: Some(reason) }, out);
         }
-        open.acks.push(Ack { packet, qos2: publish.qos == Qos::ExactlyOnce, ready: Some(reason) });
-        self.send_acks(id, out);
         Ok(())
+    }
+
+    /// Queues an acknowledgement that says no. A client of 3.x, which cannot be told, is not read any more: its connection is closed when
+    /// the turn of this one comes, so that it has the others and does not send them again, for ever.
+    fn refuse_ack(&mut self, id: ConnId, ack: Ack, out: &mut impl Output) {
+        let Some(open) = self.conns.open(id) else { return };
+        open.acks.push(ack);
+        if open.protocol.version != Version::V5 {
+            self.pause(id, pause::REFUSED, out);
+        }
+        self.send_acks(id, out);
     }
 
     /// Writes every acknowledgement that is due, in the order in which the publishes came.
@@ -96,6 +102,11 @@ impl Shard {
         //= MQTT-4.6.0-2
         //= MQTT-4.6.0-3
         while let Some((ack, reason)) = open.acks.next_ready() {
+            //= MQTT311-3.3.5-2
+            //= MQTT311-4.8.0-2
+            if reason.is_failure() && version != Version::V5 {
+                return self.misbehaved(id, Misbehaved { reason, why: "a refused publish" }, out);
+            }
             //= MQTT-3.3.4-1
             //= MQTT-4.3.2-4
             //= MQTT-4.3.3-8
@@ -164,11 +175,13 @@ impl Shard {
             }
         }
         let Some(open) = self.conns.open(conn) else { return };
-        //= MQTT311-4.8.0-2
-        if outcome.disconnect || refused && open.protocol.version != Version::V5 {
+        if outcome.disconnect {
             return self.misbehaved(conn, Misbehaved { reason: outcome.reason, why: "a refused publish" }, out);
         }
         open.acks.settle(ack, outcome.reason);
+        if refused && open.protocol.version != Version::V5 {
+            self.pause(conn, pause::REFUSED, out);
+        }
         self.send_acks(conn, out);
     }
 

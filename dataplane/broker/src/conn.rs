@@ -132,6 +132,8 @@ pub(crate) mod pause {
     pub(crate) const LOG: u8 = 8;
     /// Nobody has said yet who its client is; see [`crate::admission`].
     pub(crate) const ADMISSION: u8 = 16;
+    /// A publish of it was refused, and it will be closed for that.
+    pub(crate) const REFUSED: u8 = 64;
     /// It has published faster than it may; see [`crate::pace`].
     pub(crate) const RATE: u8 = 32;
 }

@@ -576,3 +576,23 @@ fn a_session_that_ends_with_its_connection_is_not_begun_anew_by_a_log_that_does_
     let client = rig.connect_with("c", persistent);
     assert_eq!(rig.heard(client), ["connack QuotaExceeded false"], "a promise that nobody could keep");
 }
+
+#[test]
+fn what_an_old_client_sent_before_a_refused_publish_is_acknowledged_before_it_is_closed() {
+    let mut rig = Rig::durable(1);
+    let kept = rig.connect_with("kept", persistent);
+    rig.subscribe(kept, "t", Qos::AtLeastOnce);
+    rig.keep();
+    rig.cut(kept);
+    let publisher = rig.connect_with("old", |connect| connect.version = mqtt::types::Version::V311);
+    rig.keep();
+    rig.got(publisher);
+    rig.hold_log(0);
+    rig.publish(publisher, "t", "one", Qos::AtLeastOnce, false);
+    rig.logged(0, |status| status.room = Room::Tight);
+    rig.publish(publisher, "t", "two", Qos::AtLeastOnce, false);
+    assert!(!rig.closed(publisher) && rig.heard(publisher).is_empty(), "the first waits for the log");
+    rig.keep();
+    assert_eq!(rig.got(publisher), ["puback 0"]);
+    assert!(rig.closed(publisher));
+}
