@@ -165,17 +165,22 @@ impl Shard {
         out: &mut impl Output,
     ) {
         let refused = outcome.reason.is_failure();
-        if qos2 && let Some(session) = self.sessions.get_mut(session) {
+        let mut untold = false;
+        if qos2 && let Some(state) = self.sessions.get_mut(session) {
             if refused {
                 // The client may send it again under a new id; this one is free (4.3.3).
-                session.state.incoming.release(packet);
-                self.journal.released(session.number, packet.get());
+                state.state.incoming.release(packet);
+                self.journal.released(state.number, packet.get());
+                // A log that does not hear of it brings the id back after a crash, and a client that had forgotten it would
+                // never release it. It finds out when it sends the message again.
+                untold = state.number != 0 && self.journal.on() && !self.journal.records();
+                self.gate(conn, session);
             } else {
-                session.state.incoming.set(packet, Receiving::Accepted);
+                state.state.incoming.set(packet, Receiving::Accepted);
             }
         }
         let Some(open) = self.conns.open(conn) else { return };
-        if outcome.disconnect {
+        if outcome.disconnect || untold {
             return self.misbehaved(conn, Misbehaved { reason: outcome.reason, why: "a refused publish" }, out);
         }
         open.acks.settle(ack, outcome.reason);

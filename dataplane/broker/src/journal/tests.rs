@@ -596,3 +596,29 @@ fn what_an_old_client_sent_before_a_refused_publish_is_acknowledged_before_it_is
     assert_eq!(rig.got(publisher), ["puback 0"]);
     assert!(rig.closed(publisher));
 }
+
+#[test]
+fn a_qos_2_publisher_hears_of_a_refusal_when_its_log_has_forgotten_the_id() {
+    for detached in [false, true] {
+        let mut rig = Rig::durable(2);
+        absent(&mut rig, 1, "t");
+        let name = rig.id_on(0, "publisher");
+        let publisher = rig.connect_with(&name, persistent);
+        rig.heard(publisher);
+        rig.logged(1, |status| status.room = Room::Tight);
+        rig.hold(1, 0);
+        rig.publish(publisher, "t", "refused", QOS2, false);
+        rig.settle();
+        rig.hold_log(0);
+        if detached {
+            rig.logged(0, |status| (status.room, status.detachments) = (Room::Detached, 1));
+        }
+        rig.release();
+        assert_eq!(rig.heard(publisher).iter().filter(|packet| packet.starts_with("pubrec")).count(), 0);
+        assert_eq!(rig.closed(publisher), detached, "a log that does not hear of it brings the id back");
+        if !detached {
+            rig.keep();
+            assert_eq!(rig.heard(publisher), ["pubrec 151"]);
+        }
+    }
+}
