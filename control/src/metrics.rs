@@ -1,45 +1,38 @@
 //! `/metrics`: the last Report in Prometheus' text format. Every counter appears under its own name with the sentence
 //! that explains it, and, where EMQX counts the same thing, also under EMQX's name, for the boards that know it.
 
+mod emqx;
+
 use std::fmt::{Display, Write};
 
-use contract::report::{Alarm, LogReport, LogState, Report};
+use contract::report::{Alarm, FLUSH_BOUNDS_US, LogReport, LogState, Report};
 
-use crate::state::{Seen, Shared};
+use crate::{
+    host::Host,
+    state::{Peaks, Seen, Shared},
+};
 
-/// EMQX's name, and the counters of ours whose sum it is.
-const EMQX_COUNTERS: &[(&str, &[&str])] = &[
-    ("bytes_received", &["bytes_received"]),
-    ("bytes_sent", &["bytes_sent"]),
-    ("packets_received", &["packets_received"]),
-    ("messages_received", &["messages_received"]),
-    ("messages_sent", &["messages_sent"]),
-    ("messages_delivered", &["messages_sent"]),
-    ("messages_retained", &["retained_stored"]),
-    ("messages_forward", &["link_sent"]),
-    ("messages_dropped", &["messages_without_subscribers"]),
-    ("messages_dropped_no_subscribers", &["messages_without_subscribers"]),
-    ("delivery_dropped", DELIVERY_SHED),
-    ("delivery_dropped_queue_full", &["shed_queue_full"]),
-    ("delivery_dropped_qos0_msg", &["shed_slow_subscriber", "shed_offline_qos0"]),
-    ("delivery_dropped_expired", &["shed_expired"]),
-    ("delivery_dropped_too_large", &["shed_too_large"]),
-    ("client_connected", &["client_connected"]),
-    ("client_disconnected", &["client_disconnected"]),
-    ("session_created", &["session_created"]),
-    ("session_resumed", &["session_resumed"]),
-    ("session_takenover", &["session_taken_over"]),
-    ("session_discarded", &["session_discarded"]),
-    ("session_terminated", &["session_expired"]),
+/// Why connections of clients ended: the label, and the counter.
+const DISCONNECTS: &[(&str, &str)] = &[
+    ("normal", "disconnected_normal"),
+    ("closed", "disconnected_closed"),
+    ("broken", "disconnected_broken"),
+    ("shutdown", "disconnected_shutdown"),
+    ("keep_alive_timeout", "keep_alive_timeout"),
+    ("taken_over", "session_taken_over"),
+    ("malformed", "packets_malformed"),
+    ("protocol_error", "protocol_errors"),
+    ("not_authorized", "connections_not_authorized"),
+    ("revoked", "clients_revoked"),
+    ("expired", "clients_expired"),
 ];
 
-const DELIVERY_SHED: &[&str] = &[
-    "shed_queue_full",
-    "shed_slow_subscriber",
-    "shed_offline_qos0",
-    "shed_expired",
-    "shed_too_large",
-    "shed_session_ended",
+/// What a client was told about who it is: the label, and the counter.
+const AUTHENTICATION: &[(&str, &str)] = &[
+    ("allowed", "authentication_allowed"),
+    ("denied", "authentication_denied"),
+    ("overloaded", "authentication_overloaded"),
+    ("timed_out", "authentication_timed_out"),
 ];
 
 /// The page.
@@ -55,6 +48,7 @@ pub(crate) fn render(shared: &Shared) -> String {
     page.one("ringmq_http_unauthorized_total", "counter", refused, shared.http_refusals());
     page.one("emqx_cluster_nodes_running", "gauge", "Nodes that serve.", u8::from(seen.up));
     page.one("emqx_cluster_nodes_stopped", "gauge", "Nodes that do not serve.", u8::from(!seen.up));
+    page.machine();
     // An old Report would look like a node that stands still: better no samples than wrong ones.
     if let Seen { up: true, report: Some(report), age } = &seen {
         page.one("ringmq_report_age_seconds", "gauge", "Age of the figures below.", age.as_secs_f64());
@@ -64,8 +58,9 @@ pub(crate) fn render(shared: &Shared) -> String {
             "Time since the data plane started.",
             report.uptime_ms as f64 / 1e3,
         );
-        page.gauges(report);
+        page.gauges(report, &shared.peaks());
         page.counters(report);
+        page.reasons(report);
         page.shards(report);
         page.logs(report);
         page.alarms(report);
@@ -81,38 +76,76 @@ struct Page {
 }
 
 impl Page {
-    fn gauges(&mut self, report: &Report) {
-        let connections = report.total(|shard| shard.connections);
-        let sessions = report.total(|shard| shard.sessions);
-        let shared = report.total(|shard| shard.shared_subscriptions);
-        let subscriptions = report.total(|shard| shard.subscriptions) + shared;
+    /// What the machine has, whoever uses it: EMQX's figures of its virtual machine.
+    fn machine(&mut self) {
+        let host = Host::look();
+        self.one("emqx_vm_total_memory", "gauge", "Bytes of memory of this machine.", host.memory_total_bytes);
+        self.one("emqx_vm_used_memory", "gauge", "Bytes of it that are in use.", host.memory_used_bytes);
+        self.one("ringmq_machine_load1", "gauge", "Load of this machine, average of one minute.", host.load[0]);
+    }
+
+    fn gauges(&mut self, report: &Report, peaks: &Peaks) {
+        let now = Peaks::of(report);
         let gauges = [
-            ("emqx_connections_count", "Connections.", connections),
-            ("emqx_live_connections_count", "Connections that are open.", connections),
-            ("emqx_sessions_count", "Sessions, with or without connection.", sessions),
-            ("emqx_cluster_sessions_count", "Sessions in the cluster.", sessions),
-            ("emqx_subscriptions_count", "Subscriptions.", subscriptions),
-            ("emqx_subscriptions_shared_count", "Shared subscriptions.", shared),
-            ("emqx_retained_count", "Retained messages.", report.total(|shard| shard.retained)),
+            ("connections", "Connections", now.connections, peaks.connections),
+            ("live_connections", "Connections that are open", now.connections, peaks.connections),
+            ("sessions", "Sessions, with or without connection", now.sessions, peaks.sessions),
+            ("cluster_sessions", "Sessions in the cluster", now.sessions, peaks.sessions),
+            ("subscriptions", "Subscriptions", now.subscriptions, peaks.subscriptions),
+            ("subscriptions_shared", "Shared subscriptions", now.shared, peaks.shared),
+            ("retained", "Retained messages", now.retained, peaks.retained),
         ];
-        for (name, doc, value) in gauges {
-            self.one(name, "gauge", doc, value);
+        for (name, doc, value, peak) in gauges {
+            self.one(&format!("emqx_{name}_count"), "gauge", &format!("{doc}."), value);
+            let doc = format!("{doc}: the most in any Report since control started.");
+            self.one(&format!("emqx_{name}_max"), "gauge", &doc, peak);
         }
+        self.one("emqx_vm_uptime_ms", "gauge", "Milliseconds since the data plane started.", report.uptime_ms);
+        let doc = "Resident memory of the data plane.";
+        self.one("ringmq_dataplane_memory_bytes", "gauge", doc, report.memory_bytes);
+        let doc = "The most that it was since the start of the data plane.";
+        self.one("ringmq_dataplane_memory_max_bytes", "gauge", doc, report.memory_bytes_max);
     }
 
     fn counters(&mut self, report: &Report) {
         for counter in &report.counters {
             self.one(&format!("ringmq_{}_total", counter.name), "counter", counter.doc.trim(), counter.value);
         }
-        for (name, parts) in EMQX_COUNTERS {
+        for (name, parts) in emqx::COUNTERS {
             let value: u64 = parts.iter().map(|part| report.counter(part)).sum();
             self.one(&format!("emqx_{name}"), "counter", &format!("EMQX's name for {}.", parts.join(" + ")), value);
         }
     }
 
+    /// The same counters once more, as one family each with the reason as a label: what a board stacks.
+    fn reasons(&mut self, report: &Report) {
+        let name = "ringmq_shed_total";
+        self.head(
+            name,
+            "counter",
+            "Messages given up on purpose, by reason; ringmq_shed_<reason>_total explains each.",
+        );
+        for counter in &report.counters {
+            if let Some(reason) = counter.name.strip_prefix("shed_") {
+                self.sample(name, &[("reason", reason)], counter.value);
+            }
+        }
+        let families = [
+            ("ringmq_disconnects_total", "Connections that ended, by reason.", DISCONNECTS),
+            ("ringmq_authentications_total", "What came of asking who a client is.", AUTHENTICATION),
+            ("emqx_client_disconnected_reason", "EMQX's name for ringmq_disconnects_total.", emqx::DISCONNECTS),
+        ];
+        for (name, doc, reasons) in families {
+            self.head(name, "counter", doc);
+            for (reason, counter) in reasons {
+                self.sample(name, &[("reason", reason)], report.counter(counter));
+            }
+        }
+    }
+
     fn shards(&mut self, report: &Report) {
         type Of = fn(&contract::report::ShardReport) -> u64;
-        let values: [(&str, &str, Of); 10] = [
+        let values: [(&str, &str, Of); 14] = [
             ("turns", "Turns since the start.", |shard| shard.turns),
             ("connections", "Transports, with or without CONNECT.", |shard| shard.connections),
             ("sessions", "Sessions, with or without connection.", |shard| shard.sessions),
@@ -123,6 +156,10 @@ impl Page {
             ("obligations", "Publishes and subscribes that wait for another shard.", |shard| shard.obligations),
             ("staged_bytes", "Bytes that wait for room in a mailbox.", |shard| shard.staged_bytes),
             ("queued", "Messages that wait for their sessions.", |shard| shard.queued),
+            ("queued_bytes", "Their bytes.", |shard| shard.queued_bytes),
+            ("inflight", "Messages sent to clients and not acknowledged.", |shard| shard.inflight),
+            ("stored", "Messages kept for somebody or as retained ones, each once.", |shard| shard.stored),
+            ("stored_bytes", "Bytes of their payload.", |shard| shard.stored_bytes),
         ];
         for (name, doc, value) in values {
             let (name, kind) = match name {
@@ -133,6 +170,11 @@ impl Page {
             for (index, shard) in report.shards.iter().enumerate() {
                 self.sample(&name, &[("shard", &index.to_string())], value(shard));
             }
+        }
+        let name = "ringmq_shard_busy_seconds_total";
+        self.head(name, "counter", "Time that a shard was awake; one second per second is all that it has.");
+        for (index, shard) in report.shards.iter().enumerate() {
+            self.sample(name, &[("shard", &index.to_string())], shard.busy_us as f64 / 1e6);
         }
     }
 
@@ -176,6 +218,11 @@ impl Page {
                 self.sample(&name, &[("shard", &shard.to_string())], value(log));
             }
         }
+        let name = "ringmq_log_flush_seconds";
+        self.head(name, "histogram", "How long flushes of the log took.");
+        for (shard, log) in logs() {
+            self.histogram(name, &shard.to_string(), log);
+        }
         let name = "ringmq_log_state";
         self.head(name, "gauge", "1 for what the log takes: everything, only what makes it smaller, nothing.");
         for (shard, log) in logs() {
@@ -185,6 +232,17 @@ impl Page {
                 self.sample(name, &labels, u8::from(log.state == state));
             }
         }
+    }
+
+    fn histogram(&mut self, name: &str, shard: &str, log: &LogReport) {
+        let (bucket, mut count) = (format!("{name}_bucket"), 0);
+        let bounds = FLUSH_BOUNDS_US.iter().map(|us| (*us as f64 / 1e6).to_string());
+        for (place, bound) in bounds.chain(["+Inf".to_owned()]).enumerate() {
+            count += log.flush_counts.get(place).copied().unwrap_or(0);
+            self.sample(&bucket, &[("shard", shard), ("le", &bound)], count);
+        }
+        self.sample(&format!("{name}_sum"), &[("shard", shard)], log.flush_total_us as f64 / 1e6);
+        self.sample(&format!("{name}_count"), &[("shard", shard)], count);
     }
 
     fn alarms(&mut self, report: &Report) {
@@ -280,7 +338,8 @@ mod tests {
 
     fn report() -> Report {
         let counter = |name: &str, value| CounterReport { name: name.into(), doc: " Says\nmore.".into(), value };
-        let log = LogReport { state: LogState::Tight, commits: 5, ..LogReport::default() };
+        let flush_counts = vec![0, 2, 0, 0, 0, 0, 0, 0, 1];
+        let log = LogReport { state: LogState::Tight, commits: 5, flush_counts, ..LogReport::default() };
         Report {
             shards: vec![
                 ShardReport { connections: 2, sessions: 3, ..ShardReport::default() },
@@ -309,6 +368,12 @@ mod tests {
             "emqx_connections_count 4",
             "ringmq_shard_sessions{shard=\"1\"} 3",
             "ringmq_log_commits_total{shard=\"1\"} 5",
+            "ringmq_log_flush_seconds_bucket{shard=\"1\",le=\"0.0001\"} 0",
+            "ringmq_log_flush_seconds_bucket{shard=\"1\",le=\"0.0003\"} 2",
+            "ringmq_log_flush_seconds_bucket{shard=\"1\",le=\"+Inf\"} 3",
+            "ringmq_log_flush_seconds_count{shard=\"1\"} 3",
+            "ringmq_shed_total{reason=\"queue_full\"} 2",
+            "emqx_connections_max 4",
             "ringmq_log_state{shard=\"1\",state=\"tight\"} 1",
             "ringmq_log_state{shard=\"1\",state=\"ok\"} 0",
             "ringmq_alarm{name=\"log_full\"} 1",
@@ -332,7 +397,9 @@ mod tests {
             } else if !line.starts_with('#') {
                 let (series, value) = line.rsplit_once(' ').unwrap();
                 let family = series.split('{').next().unwrap();
-                assert!(families.contains(family), "{line} has no head");
+                let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| family.strip_suffix(end));
+                let headed = families.contains(family) || of_histogram.is_some_and(|name| families.contains(name));
+                assert!(headed, "{line} has no head");
                 assert!(value.parse::<f64>().is_ok(), "{line}");
                 samples += 1;
             }

@@ -42,6 +42,41 @@ struct Last {
     report: Option<(Arc<Report>, Instant)>,
     /// Alarms by name, and since when they are active.
     alarms: Vec<(&'static str, SystemTime)>,
+    peaks: Peaks,
+}
+
+/// What a Report says of a node, or the most that Reports have said.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Peaks {
+    pub(crate) connections: u64,
+    pub(crate) sessions: u64,
+    /// Of both sorts.
+    pub(crate) subscriptions: u64,
+    pub(crate) shared: u64,
+    pub(crate) retained: u64,
+}
+
+impl Peaks {
+    pub(crate) fn of(report: &Report) -> Peaks {
+        let shared = report.total(|shard| shard.shared_subscriptions);
+        Peaks {
+            connections: report.total(|shard| shard.connections),
+            sessions: report.total(|shard| shard.sessions),
+            subscriptions: report.total(|shard| shard.subscriptions) + shared,
+            shared,
+            retained: report.total(|shard| shard.retained),
+        }
+    }
+
+    fn max(self, other: Peaks) -> Peaks {
+        Peaks {
+            connections: self.connections.max(other.connections),
+            sessions: self.sessions.max(other.sessions),
+            subscriptions: self.subscriptions.max(other.subscriptions),
+            shared: self.shared.max(other.shared),
+            retained: self.retained.max(other.retained),
+        }
+    }
 }
 
 /// The data plane as of its last Report.
@@ -105,6 +140,7 @@ impl Shared {
         let before = std::mem::take(&mut last.alarms);
         let since = |name| before.iter().find(|(known, _)| *known == name).map_or_else(SystemTime::now, |(_, at)| *at);
         last.alarms = report.alarms().map(|(alarm, _)| (alarm.name, since(alarm.name))).collect();
+        last.peaks = last.peaks.max(Peaks::of(&report));
         last.report = Some((Arc::new(report), Instant::now()));
     }
 
@@ -117,6 +153,11 @@ impl Shared {
                 Seen { up: last.connected && age <= REPORT_AGE_MAX, report: Some(report.clone()), age }
             }
         }
+    }
+
+    /// The most that Reports have said since this process started.
+    pub(crate) fn peaks(&self) -> Peaks {
+        self.last().peaks
     }
 
     /// Since when an alarm is active.

@@ -58,8 +58,8 @@ impl Brain for Broker {
         self.shard.journal_spent(bytes);
     }
 
-    fn count(&mut self, counter: Counter) {
-        self.shard.count(counter);
+    fn count(&mut self, counter: Counter, n: u64) {
+        self.shard.count(counter, n);
     }
 
     fn report(&mut self, board: &Board) {
@@ -74,11 +74,16 @@ impl Brain for Broker {
             (Gauge::Interest, gauges.interest),
             (Gauge::Obligations, gauges.obligations),
             (Gauge::StagedBytes, gauges.staged_bytes),
+            (Gauge::Stored, gauges.stored),
+            (Gauge::StoredBytes, gauges.stored_bytes),
         ] {
             board.set(gauge, value);
         }
         if self.reports.is_multiple_of(QUEUED_EVERY) {
-            board.set(Gauge::Queued, self.shard.queued());
+            let backlog = self.shard.backlog();
+            board.set(Gauge::Queued, backlog.queued);
+            board.set(Gauge::QueuedBytes, backlog.queued_bytes);
+            board.set(Gauge::Inflight, backlog.inflight);
         }
         self.reports += 1;
         board.links(|| self.shard.link_status());

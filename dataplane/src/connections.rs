@@ -372,7 +372,7 @@ impl Connections {
 
     /// The stage of `conn` cannot go on: it is counted and told; what the stage has to say about it still goes out.
     pub(crate) fn broken(&mut self, brain: &mut impl Brain, conn: ConnId, broken: &Broken) {
-        brain.count(broken.counter());
+        brain.count(broken.counter(), 1);
         let now_us = self.now_us;
         let Some(connection) = self.tenant(conn) else { return };
         if let Stage::Layered(layers) = &connection.stage {

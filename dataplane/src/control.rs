@@ -31,6 +31,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     data_dir::DataDir,
     listener::Opened,
+    log_port::Flushes,
     log_thread, memory,
     port::{Gauge, Note, Port},
     system::System,
@@ -268,12 +269,15 @@ impl Control {
 
     fn now(&self) -> Report {
         let Scene { view, ports, listeners, .. } = &self.scene;
+        let (memory_bytes, memory_bytes_max) = memory();
         Report {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_ms: self.started_ms,
             number: self.reports + 1,
             uptime_ms: self.started.elapsed().as_millis() as u64,
+            memory_bytes,
+            memory_bytes_max,
             view: view.number,
             pages: view.digests.clone(),
             shards: ports.iter().map(|port| shard_report(port)).collect(),
@@ -283,6 +287,18 @@ impl Control {
             policy_stale: self.scene.policy_stale.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Resident memory of this process, and the most that it ever was.
+fn memory() -> (u64, u64) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    (kib(&status, "VmRSS:") * 1024, kib(&status, "VmHWM:") * 1024)
+}
+
+/// A line of `/proc/self/status`, such as `VmRSS:    1234 kB`.
+fn kib(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 fn shard_report(port: &Port) -> ShardReport {
@@ -298,12 +314,20 @@ fn shard_report(port: &Port) -> ShardReport {
         obligations: gauge(Gauge::Obligations),
         staged_bytes: gauge(Gauge::StagedBytes),
         queued: gauge(Gauge::Queued),
-        log: port.log.gauges().map(|(status, stats)| log_report(&status, &stats)),
+        queued_bytes: gauge(Gauge::QueuedBytes),
+        inflight: gauge(Gauge::Inflight),
+        stored: gauge(Gauge::Stored),
+        stored_bytes: gauge(Gauge::StoredBytes),
+        busy_us: gauge(Gauge::BusyUs),
+        log: port.log.gauges().map(|(status, stats)| log_report(&status, &stats, port.log.flushes())),
     }
 }
 
-fn log_report(status: &log::Status, stats: &log::Stats) -> LogReport {
+fn log_report(status: &log::Status, stats: &log::Stats, flushes: &Flushes) -> LogReport {
+    let (flush_counts, flush_total_us) = flushes.read();
     LogReport {
+        flush_counts,
+        flush_total_us,
         state: log_thread::state(status.room),
         segments: u64::from(status.segments),
         disk_bytes: status.bytes,
@@ -508,7 +532,7 @@ mod tests {
         let mut values = vec![0; Counters::NAMES.len()];
         values[0] = 3;
         for port in setting.ports.iter() {
-            port.board.count(&values);
+            port.board.count(values.iter().copied());
             port.board.set(Gauge::Sessions, 2);
         }
         let report = setting.connect().report().expect("a report");

@@ -151,7 +151,7 @@ fn welcome(
     peer: SocketAddr,
 ) {
     let Some(seat) = listener.seat() else {
-        brain.count(Counter::listener_full);
+        brain.count(Counter::listener_full, 1);
         connections.events().listener_full(now.mono_us, &listener.name, peer);
         return;
     };
@@ -159,7 +159,7 @@ fn welcome(
     let stage = match listener.recipe.stage(&listener.name, peer, Unknown { listener: index, since_us }) {
         Ok(stage) => stage,
         Err(broken) => {
-            brain.count(broken.counter());
+            brain.count(broken.counter(), 1);
             return connections.events().transport_broken(now.mono_us, &listener.name, peer, &broken);
         }
     };

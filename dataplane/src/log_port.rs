@@ -8,13 +8,14 @@ use std::{
     collections::VecDeque,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, Thread},
     time::Duration,
 };
 
 use broker::journal::JournalBatch;
+use contract::report::FLUSH_BOUNDS_US;
 use crossbeam::queue::ArrayQueue;
 use log::{Stats, Status};
 
@@ -41,6 +42,31 @@ pub(crate) struct LogPort {
     status: Mutex<Option<Status>>,
     /// The same for the control thread, in a place of its own: it must not get into the shard's way.
     gauges: Mutex<Option<(Status, Stats)>>,
+    /// How long flushes took.
+    flushes: Flushes,
+}
+
+/// How long flushes of a log took. Written by its thread alone, read by the control thread.
+#[derive(Default)]
+pub(crate) struct Flushes {
+    /// Flushes that took at most as long as each of [`FLUSH_BOUNDS_US`], and no shorter bound; the last: all longer ones.
+    counts: [AtomicU64; FLUSH_BOUNDS_US.len() + 1],
+    total_us: AtomicU64,
+}
+
+impl Flushes {
+    /// One more.
+    pub(crate) fn took(&self, us: u64) {
+        let place = FLUSH_BOUNDS_US.iter().position(|bound_us| us <= *bound_us).unwrap_or(FLUSH_BOUNDS_US.len());
+        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        self.total_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Counts by bound, and the time of all of them.
+    pub(crate) fn read(&self) -> (Vec<u64>, u64) {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        (counts.collect(), self.total_us.load(Ordering::Relaxed))
+    }
 }
 
 impl LogPort {
@@ -55,6 +81,7 @@ impl LogPort {
             news: AtomicBool::new(false),
             status: Mutex::new(None),
             gauges: Mutex::new(None),
+            flushes: Flushes::default(),
         }
     }
 
@@ -75,6 +102,11 @@ impl LogPort {
     /// How the log is and what it has done; none without a log.
     pub(crate) fn gauges(&self) -> Option<(Status, Stats)> {
         *guard(&self.gauges)
+    }
+
+    /// How long flushes took.
+    pub(crate) fn flushes(&self) -> &Flushes {
+        &self.flushes
     }
 
     /// A spent buffer.

@@ -122,9 +122,14 @@ impl<F: FnMut(&Op<'_>) -> Result<(), Failed>> LogThread<F> {
 
     /// Does what the log wants next; `false` if it wants nothing.
     fn operate(&mut self) -> bool {
-        let Some(op) = self.log.next(self.clock.now().mono_us) else { return false };
+        let begun_us = self.clock.now().mono_us;
+        let Some(op) = self.log.next(begun_us) else { return false };
+        let flushes = matches!(op, Op::Sync { .. });
         let done = (self.apply)(&op);
         let now_us = self.clock.now().mono_us;
+        if flushes {
+            self.port.log.flushes().took(now_us.saturating_sub(begun_us));
+        }
         let result = done.map_err(|failed| {
             self.complaints.say(now_us, &failed);
             failed.failure()

@@ -4,7 +4,10 @@
 //!
 //! Always true: at most one send per connection is in flight, and its bytes stay where they are until it completes.
 
-use broker::surface::{Cause, ConnId};
+use broker::{
+    counters::Counter,
+    surface::{Cause, ConnId},
+};
 
 use crate::{
     connections::{Connection, Connections, Due, LINGER_US, Pending, Phase, Receive, SWEEP_US, token},
@@ -72,7 +75,9 @@ fn send(connection: &mut Connection, ring: &mut Ring, brain: &mut impl Brain, co
     if connection.wire.is_empty() {
         let output = brain.output(conn).filter(|output| !output.is_empty());
         let last = matches!(connection.phase, Phase::Closing(_));
+        let bytes = output.as_ref().map_or(0, |output| output.len());
         connection.stage.seal(output, &mut connection.wire, last);
+        brain.count(Counter::bytes_sent, bytes as u64);
         if connection.wire.is_empty() {
             return;
         }

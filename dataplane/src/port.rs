@@ -149,10 +149,15 @@ pub(crate) enum Gauge {
     Obligations,
     StagedBytes,
     Queued,
+    QueuedBytes,
+    Inflight,
+    Stored,
+    StoredBytes,
+    BusyUs,
 }
 
 impl Gauge {
-    const COUNT: usize = Gauge::Queued as usize + 1;
+    const COUNT: usize = Gauge::BusyUs as usize + 1;
 }
 
 impl Board {
@@ -165,9 +170,9 @@ impl Board {
     }
 
     /// Writes all counters.
-    pub(crate) fn count(&self, values: &[u64]) {
+    pub(crate) fn count(&self, values: impl Iterator<Item = u64>) {
         for (place, value) in self.counters.iter().zip(values) {
-            place.store(*value, Ordering::Relaxed);
+            place.store(value, Ordering::Relaxed);
         }
     }
 

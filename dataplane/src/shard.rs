@@ -57,7 +57,7 @@ pub(crate) trait Brain {
     /// See [`broker::Shard::output`].
     fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
     /// See [`broker::Shard::count`].
-    fn count(&mut self, _: Counter) {}
+    fn count(&mut self, _: Counter, _: u64) {}
     /// Writes its numbers.
     fn report(&mut self, board: &Board);
 
@@ -93,9 +93,13 @@ impl Clock {
     /// Read once per turn.
     pub(crate) fn now(self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { mono_us: self.mono_us(), wall_ms: wall.as_millis() as u64 }
+    }
+
+    /// Monotonic time alone.
+    fn mono_us(self) -> u64 {
         // One second ahead of zero, so that no deadline or stamp is ever mistaken for "never".
-        let mono_us = 1_000_000 + self.start.elapsed().as_micros() as u64;
-        Now { mono_us, wall_ms: wall.as_millis() as u64 }
+        1_000_000 + self.start.elapsed().as_micros() as u64
     }
 }
 
@@ -121,6 +125,9 @@ pub(crate) struct Shard<B> {
     tell_standing: TellStanding,
     report_every_us: u64,
     reported_us: u64,
+    /// Time spent awake, and when it woke last.
+    busy_us: u64,
+    woke_us: u64,
     drain_until_us: Option<u64>,
 }
 
@@ -164,6 +171,8 @@ impl<B: Brain> Shard<B> {
             tell_standing,
             report_every_us,
             reported_us: 0,
+            busy_us: 0,
+            woke_us: clock.now().mono_us,
             drain_until_us: None,
         })
     }
@@ -186,10 +195,18 @@ impl<B: Brain> Shard<B> {
     /// One round; `false` when the shard has nothing left to do.
     fn sleep_and_turn(&mut self) -> io::Result<bool> {
         let patience = self.patience();
+        // A shard with work left does not sleep, and need not look at the clock once more.
+        let sleeps = patience != Patience::None;
+        if sleeps {
+            self.busy_us += self.clock.mono_us() - self.woke_us;
+        }
         self.ring.enter(patience)?;
         self.ports[self.me].sleep.retract();
 
         let now = self.clock.now();
+        if sleeps {
+            self.woke_us = now.mono_us;
+        }
         self.connections.begin(now.mono_us);
         self.tell_pending(now);
         // Before the first completions, too: what was noted before the start counts for the first connection.
@@ -376,6 +393,7 @@ impl<B: Brain> Shard<B> {
         let board = &self.ports[self.me].board;
         self.brain.report(board);
         board.set(Gauge::Connections, self.connections.len() as u64);
+        board.set(Gauge::BusyUs, self.busy_us + (now.mono_us - self.woke_us));
     }
 
     /// Whether a drain is complete: on this shard and all others, whose last mail still counts, or out of time.

@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +19,7 @@ type Figure = fn(&Report) -> u64;
 /// What is averaged over 1, 5 and 15 minutes: name below `load/`, and what is counted.
 const LOADS: &[(&str, Figure)] = &[
     ("messages/received", |report| report.counter("packets_received")),
-    ("messages/sent", |report| report.counter("messages_sent")),
+    ("messages/sent", |report| report.counter("packets_sent")),
     ("publish/received", |report| report.counter("messages_received")),
     ("publish/sent", |report| report.counter("messages_sent")),
     ("publish/dropped", shed),
@@ -101,9 +100,9 @@ impl System {
         let connected = report.counter("client_connected").saturating_sub(report.counter("client_disconnected"));
         let sessions = shards(|shard| shard.sessions);
         self.sessions_max = self.sessions_max.max(sessions);
-        let memory = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let away = sessions.saturating_sub(connected);
-        let figures: [(&str, u64); 24] = [
+        let stored = shards(|shard| shard.stored);
+        let figures: [(&str, u64); 28] = [
             ("clients/total", sessions),
             ("clients/maximum", self.sessions_max),
             ("clients/connected", connected),
@@ -112,12 +111,16 @@ impl System {
             ("clients/inactive", away),
             ("clients/expired", report.counter("session_expired")),
             ("messages/received", report.counter("packets_received")),
-            ("messages/sent", report.counter("messages_sent")),
-            ("messages/stored", shards(|shard| shard.queued)),
-            ("store/messages/count", shards(|shard| shard.queued)),
+            ("messages/sent", report.counter("packets_sent")),
+            ("messages/inflight", shards(|shard| shard.inflight)),
+            ("messages/stored", stored),
+            ("store/messages/count", stored),
+            ("store/messages/bytes", shards(|shard| shard.stored_bytes)),
             ("publish/messages/received", report.counter("messages_received")),
             ("publish/messages/sent", report.counter("messages_sent")),
             ("publish/messages/dropped", shed(report)),
+            ("publish/bytes/received", report.counter("publish_bytes_received")),
+            ("publish/bytes/sent", report.counter("publish_bytes_sent")),
             ("bytes/received", report.counter("bytes_received")),
             ("bytes/sent", report.counter("bytes_sent")),
             ("subscriptions/count", shards(|shard| shard.subscriptions)),
@@ -126,8 +129,8 @@ impl System {
             ("network/socketconnects/total", report.counter("connections_accepted")),
             ("clients/mqttconnects/total", report.counter("client_connected")),
             ("sessions/total", sessions),
-            ("heap/current", kib(&memory, "VmRSS:") * 1024),
-            ("heap/maximum", kib(&memory, "VmHWM:") * 1024),
+            ("heap/current", report.memory_bytes),
+            ("heap/maximum", report.memory_bytes_max),
         ];
         let mut all = vec![
             ("$SYS/broker/version".to_owned(), format!("ringmq version {}", report.version)),
@@ -150,12 +153,6 @@ impl System {
 /// Messages that were given up, for whatever reason.
 fn shed(report: &Report) -> u64 {
     report.counters.iter().filter(|counter| counter.name.starts_with("shed_")).map(|counter| counter.value).sum()
-}
-
-/// A line such as `VmRSS:     1234 kB`.
-fn kib(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ mod limits;
 mod link_topics;
 mod liveness;
 mod sessions;
-mod system_topics;
 mod wakeups;
 
 use harness::node::Borrowed;

@@ -539,7 +539,7 @@ impl World {
         for sim in shards.iter().filter(|sim| sim.alive) {
             env.coverage.one("turns", sim.turns);
             for (name, value) in Counters::NAMES.iter().zip(sim.brain.counters().values()) {
-                env.coverage.one(name, *value);
+                env.coverage.one(name, value);
             }
             if let Some(log) = &sim.log {
                 env.coverage.one("checkpoints_complete", log.checkpoints());

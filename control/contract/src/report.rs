@@ -36,6 +36,10 @@ pub struct Report {
     pub number: u64,
     /// Time since its start.
     pub uptime_ms: u64,
+    /// Resident memory of the process.
+    pub memory_bytes: u64,
+    /// The most that it was since its start.
+    pub memory_bytes_max: u64,
     /// The View that it holds; zero for none.
     pub view: ViewNumber,
     /// The pages that it holds: control sends what is missing.
@@ -75,6 +79,16 @@ pub struct ShardReport {
     pub staged_bytes: u64,
     /// Messages that wait for their sessions.
     pub queued: u64,
+    /// Bytes of the messages that wait.
+    pub queued_bytes: u64,
+    /// Messages that were sent to clients and not acknowledged.
+    pub inflight: u64,
+    /// Messages that are kept for somebody or as retained ones, each once.
+    pub stored: u64,
+    /// Bytes of their payload.
+    pub stored_bytes: u64,
+    /// Time that the shard was awake since its start, in microseconds.
+    pub busy_us: u64,
     /// Its log; none in `durability.mode = "none"`.
     pub log: Option<LogReport>,
 }
@@ -133,7 +147,14 @@ pub struct LogReport {
     pub detachments: u64,
     /// Operations that failed.
     pub failures: u64,
+    /// Flushes by how long they took: up to each of [`FLUSH_BOUNDS_US`] (and longer than the one before), then all others.
+    pub flush_counts: Vec<u64>,
+    /// How long all flushes took together, in microseconds.
+    pub flush_total_us: u64,
 }
+
+/// By how long they take, flushes of a log are counted.
+pub const FLUSH_BOUNDS_US: [u64; 8] = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 1_000_000];
 
 /// One open listener.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]

@@ -111,6 +111,7 @@ impl Shard {
             //= MQTT-4.3.2-4
             //= MQTT-4.3.3-8
             let kind = if ack.qos2 { AckKind::Pubrec } else { AckKind::Puback };
+            self.counters.packet_sent(kind.into());
             encode::ack(&mut conn.out, version, kind, ack.packet, reason);
         }
         let drained = open.acks.len() < open.protocol.receive_max() / 2 + 1;

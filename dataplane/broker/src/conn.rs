@@ -51,6 +51,11 @@ pub(crate) struct Held {
 }
 
 impl Conn {
+    /// Is it a client that was let in?
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_))
+    }
+
     /// What stands at `at` in the output and behind it leaves when the batch `until` is kept. False: it waits for that
     /// already.
     pub(crate) fn hold(&mut self, at: usize, until: u64) -> bool {

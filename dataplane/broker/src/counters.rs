@@ -1,6 +1,8 @@
 //! What a shard counts. Plain numbers, owned by the shard; the shell copies them out for the Report.
 //! Every message that is given up on purpose has a `shed_` counter here.
 
+use mqtt::{codec::AckKind, types::Qos};
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// One counter.
@@ -8,6 +10,8 @@ macro_rules! counters {
         #[allow(non_camel_case_types, reason = "the variants are the published names")]
         #[repr(usize)]
         pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
+
+        const ALL: &[Counter] = &[$(Counter::$name,)+];
 
         impl Counters {
             /// Published names, in the order of [`Counters::values`].
@@ -85,12 +89,84 @@ counters! {
     quota_exceeded,
     /// Connections closed because of what they may not do (authorization.*).
     connections_not_authorized,
+    /// Connections that ended with a DISCONNECT of their client.
+    disconnected_normal,
+    /// Connections of clients that closed without a DISCONNECT.
+    disconnected_closed,
+    /// Connections of clients that broke: reset, or no answer of the network.
+    disconnected_broken,
+    /// Connections of clients that ended because this node stopped.
+    disconnected_shutdown,
     /// Packets received from clients.
     packets_received,
+    /// Packets sent to clients.
+    packets_sent,
+    /// CONNECT packets received.
+    packets_connect_received,
+    /// PUBLISH packets received, refused ones included.
+    packets_publish_received,
+    /// PUBACK packets received.
+    packets_puback_received,
+    /// PUBREC packets received.
+    packets_pubrec_received,
+    /// PUBREL packets received.
+    packets_pubrel_received,
+    /// PUBCOMP packets received.
+    packets_pubcomp_received,
+    /// SUBSCRIBE packets received.
+    packets_subscribe_received,
+    /// UNSUBSCRIBE packets received.
+    packets_unsubscribe_received,
+    /// PINGREQ packets received.
+    packets_pingreq_received,
+    /// DISCONNECT packets received.
+    packets_disconnect_received,
+    /// AUTH packets received.
+    packets_auth_received,
+    /// CONNACK packets sent.
+    packets_connack_sent,
+    /// PUBLISH packets sent.
+    packets_publish_sent,
+    /// PUBACK packets sent.
+    packets_puback_sent,
+    /// PUBREC packets sent.
+    packets_pubrec_sent,
+    /// PUBREL packets sent.
+    packets_pubrel_sent,
+    /// PUBCOMP packets sent.
+    packets_pubcomp_sent,
+    /// SUBACK packets sent.
+    packets_suback_sent,
+    /// UNSUBACK packets sent.
+    packets_unsuback_sent,
+    /// PINGRESP packets sent.
+    packets_pingresp_sent,
+    /// DISCONNECT packets sent.
+    packets_disconnect_sent,
+    /// AUTH packets sent.
+    packets_auth_sent,
     /// PUBLISH packets received from clients.
     messages_received,
     /// PUBLISH packets sent to clients.
     messages_sent,
+    /// Messages of QoS 0 received from clients.
+    messages_qos0_received,
+    /// Messages of QoS 1 received from clients.
+    messages_qos1_received,
+    /// Messages of QoS 2 received from clients.
+    messages_qos2_received,
+    /// Messages sent to clients with QoS 0.
+    messages_qos0_sent,
+    /// Messages sent to clients with QoS 1.
+    messages_qos1_sent,
+    /// Messages sent to clients with QoS 2.
+    messages_qos2_sent,
+    /// Bytes of payload in PUBLISH packets received.
+    publish_bytes_received,
+    /// Bytes of payload in PUBLISH packets sent.
+    publish_bytes_sent,
+    /// Messages sent with QoS 1 or 2 that their clients have acknowledged.
+    messages_acked,
     /// Bytes received from clients.
     bytes_received,
     /// Bytes sent to clients.
@@ -217,14 +293,32 @@ counters! {
     link_routes_refused,
 }
 
+/// Type of a packet: the upper half of its first byte.
+const TYPES: usize = 16;
+
+/// Packets of one direction, counted where they pass: one addition for each of them, in one place of memory.
+#[derive(Clone, Copy, Default)]
+struct Passed {
+    /// PUBLISH by QoS.
+    messages: [u64; 3],
+    /// Bytes of their payload.
+    payload_bytes: u64,
+    /// All others by type; of received ones PUBLISH, too.
+    packets: [u64; TYPES],
+}
+
 /// All counters of one shard.
 pub struct Counters {
     values: [u64; Counters::NAMES.len()],
+    received: Passed,
+    sent: Passed,
+    /// Messages that their receivers have acknowledged.
+    acked: u64,
 }
 
 impl Default for Counters {
     fn default() -> Counters {
-        Counters { values: [0; Counters::NAMES.len()] }
+        Counters { values: [0; Counters::NAMES.len()], received: Passed::default(), sent: Passed::default(), acked: 0 }
     }
 }
 
@@ -241,6 +335,38 @@ impl Counters {
         self.values[counter as usize] += n;
     }
 
+    /// A packet with this first byte came.
+    #[inline]
+    pub(crate) fn packet_received(&mut self, first: u8) {
+        self.received.packets[usize::from(first >> 4)] += 1;
+    }
+
+    /// A packet of this type, which is not PUBLISH, was written.
+    #[inline]
+    pub(crate) fn packet_sent(&mut self, kind: PacketType) {
+        self.sent.packets[kind as usize] += 1;
+    }
+
+    /// A PUBLISH came; its packet is counted by [`Counters::packet_received`].
+    #[inline]
+    pub(crate) fn publish_received(&mut self, qos: Qos, payload_bytes: usize) {
+        self.received.messages[qos as usize] += 1;
+        self.received.payload_bytes += payload_bytes as u64;
+    }
+
+    /// A PUBLISH was written.
+    #[inline]
+    pub(crate) fn publish_sent(&mut self, qos: Qos, payload_bytes: usize) {
+        self.sent.messages[qos as usize] += 1;
+        self.sent.payload_bytes += payload_bytes as u64;
+    }
+
+    /// A client has acknowledged what was sent with QoS 1 or 2.
+    #[inline]
+    pub(crate) fn message_acked(&mut self) {
+        self.acked += 1;
+    }
+
     /// Sets a counter that another part of the shard keeps.
     pub(crate) fn set(&mut self, counter: Counter, value: u64) {
         self.values[counter as usize] = value;
@@ -248,11 +374,125 @@ impl Counters {
 
     /// The value of one counter.
     pub fn value(&self, counter: Counter) -> u64 {
-        self.values[counter as usize]
+        self.passed(counter).unwrap_or(self.values[counter as usize])
     }
 
     /// All values, in the order of [`Counters::NAMES`].
-    pub fn values(&self) -> &[u64] {
-        &self.values
+    pub fn values(&self) -> impl Iterator<Item = u64> + '_ {
+        ALL.iter().map(|counter| self.value(*counter))
+    }
+
+    /// What is counted by type and QoS.
+    fn passed(&self, counter: Counter) -> Option<u64> {
+        let (received, sent) = (&self.received, &self.sent);
+        let messages = |passed: &Passed| passed.messages.iter().sum::<u64>();
+        let packets = |passed: &Passed| passed.packets.iter().sum::<u64>();
+        let came = |kind: PacketType| received.packets[kind as usize];
+        let went = |kind: PacketType| sent.packets[kind as usize];
+        Some(match counter {
+            Counter::packets_received => packets(received),
+            Counter::packets_sent => packets(sent) + messages(sent),
+            Counter::packets_connect_received => came(PacketType::Connect),
+            Counter::packets_publish_received => came(PacketType::Publish),
+            Counter::packets_puback_received => came(PacketType::Puback),
+            Counter::packets_pubrec_received => came(PacketType::Pubrec),
+            Counter::packets_pubrel_received => came(PacketType::Pubrel),
+            Counter::packets_pubcomp_received => came(PacketType::Pubcomp),
+            Counter::packets_subscribe_received => came(PacketType::Subscribe),
+            Counter::packets_unsubscribe_received => came(PacketType::Unsubscribe),
+            Counter::packets_pingreq_received => came(PacketType::Pingreq),
+            Counter::packets_disconnect_received => came(PacketType::Disconnect),
+            Counter::packets_auth_received => came(PacketType::Auth),
+            Counter::packets_connack_sent => went(PacketType::Connack),
+            Counter::packets_publish_sent => messages(sent),
+            Counter::packets_puback_sent => went(PacketType::Puback),
+            Counter::packets_pubrec_sent => went(PacketType::Pubrec),
+            Counter::packets_pubrel_sent => went(PacketType::Pubrel),
+            Counter::packets_pubcomp_sent => went(PacketType::Pubcomp),
+            Counter::packets_suback_sent => went(PacketType::Suback),
+            Counter::packets_unsuback_sent => went(PacketType::Unsuback),
+            Counter::packets_pingresp_sent => went(PacketType::Pingresp),
+            Counter::packets_disconnect_sent => went(PacketType::Disconnect),
+            Counter::packets_auth_sent => went(PacketType::Auth),
+            Counter::messages_received => messages(received),
+            Counter::messages_sent => messages(sent),
+            Counter::messages_qos0_received => received.messages[0],
+            Counter::messages_qos1_received => received.messages[1],
+            Counter::messages_qos2_received => received.messages[2],
+            Counter::messages_qos0_sent => sent.messages[0],
+            Counter::messages_qos1_sent => sent.messages[1],
+            Counter::messages_qos2_sent => sent.messages[2],
+            Counter::publish_bytes_received => received.payload_bytes,
+            Counter::publish_bytes_sent => sent.payload_bytes,
+            Counter::messages_acked => self.acked,
+            _ => return None,
+        })
+    }
+}
+
+/// Types of packets, as the first byte has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the names are those of the specification")]
+#[repr(u8)]
+pub(crate) enum PacketType {
+    Connect = 1,
+    Connack = 2,
+    Publish = 3,
+    Puback = 4,
+    Pubrec = 5,
+    Pubrel = 6,
+    Pubcomp = 7,
+    Subscribe = 8,
+    Suback = 9,
+    Unsubscribe = 10,
+    Unsuback = 11,
+    Pingreq = 12,
+    Pingresp = 13,
+    Disconnect = 14,
+    Auth = 15,
+}
+
+impl From<AckKind> for PacketType {
+    fn from(kind: AckKind) -> PacketType {
+        match kind {
+            AckKind::Puback => PacketType::Puback,
+            AckKind::Pubrec => PacketType::Pubrec,
+            AckKind::Pubrel => PacketType::Pubrel,
+            AckKind::Pubcomp => PacketType::Pubcomp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_counted_by_type_and_qos_and_in_sum() {
+        let mut counters = Counters::default();
+        counters.packet_received(0x10);
+        counters.packet_received(0x32);
+        counters.publish_received(Qos::AtLeastOnce, 5);
+        counters.packet_sent(PacketType::Connack);
+        counters.publish_sent(Qos::AtMostOnce, 7);
+        counters.publish_sent(Qos::ExactlyOnce, 2);
+        counters.one(Counter::frames_bad);
+        for (counter, value) in [
+            (Counter::packets_received, 2),
+            (Counter::packets_connect_received, 1),
+            (Counter::packets_publish_received, 1),
+            (Counter::messages_received, 1),
+            (Counter::messages_qos1_received, 1),
+            (Counter::publish_bytes_received, 5),
+            (Counter::packets_sent, 3),
+            (Counter::packets_publish_sent, 2),
+            (Counter::messages_sent, 2),
+            (Counter::messages_qos2_sent, 1),
+            (Counter::publish_bytes_sent, 9),
+            (Counter::frames_bad, 1),
+        ] {
+            assert_eq!(counters.value(counter), value, "{counter:?}");
+            assert_eq!(counters.values().nth(counter as usize), Some(value), "{counter:?}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::{
     Shard,
     conn::{Conn, Conns, Phase, pause},
-    counters::{Counter, Counters},
+    counters::{Counter, Counters, PacketType},
     frame::{Kept, Message, Pool},
     journal::Journal,
     mountpoint,
@@ -314,7 +314,7 @@ impl Delivering<'_> {
                 self.journal.gate(conn, start, self.now.mono_us);
             }
         }
-        self.counters.one(Counter::messages_sent);
+        self.counters.publish_sent(qos, message.payload.len());
         tell(conn, out);
     }
 
@@ -384,7 +384,9 @@ impl Delivering<'_> {
             let id = (qos != Qos::AtMostOnce).then(|| session.state.outgoing.send(qos, delivery));
             let start = conn.out.len();
             self.encoded.forget();
-            let written = write(conn, self.encoded, &kept.message(now_us), (qos, retain, id, false), &ids);
+            let message = kept.message(now_us);
+            let payload_bytes = message.payload.len();
+            let written = write(conn, self.encoded, &message, (qos, retain, id, false), &ids);
             if let (Some(id), Some(delivery)) = (id, session.state.outgoing.last()) {
                 if written {
                     self.journal.sent(index, number, delivery, id.get(), self.now);
@@ -393,7 +395,7 @@ impl Delivering<'_> {
                 }
             }
             if written {
-                self.counters.one(Counter::messages_sent);
+                self.counters.publish_sent(qos, payload_bytes);
                 if qos == Qos::ExactlyOnce && number != 0 {
                     self.journal.gate(conn, start, now_us);
                 }
@@ -412,6 +414,7 @@ impl Delivering<'_> {
         let Some(conn) = self.conns.at(session.conn) else { return };
         for id in session.state.outgoing.begin_again() {
             let (version, reason) = (version(conn.wire.v5), mqtt::types::Reason::Success);
+            self.counters.packet_sent(PacketType::Pubrel);
             encode::ack(&mut conn.out, version, encode::AckKind::Pubrel, id, reason);
         }
         tell(conn, out);
@@ -441,7 +444,7 @@ impl Delivering<'_> {
             let message = delivery.message.message(now_us);
             self.encoded.forget();
             if write(conn, self.encoded, &message, shape, &delivery.ids) {
-                self.counters.one(Counter::messages_sent);
+                self.counters.publish_sent(delivery.qos, message.payload.len());
                 continue;
             }
             //= MQTT-3.1.2-25

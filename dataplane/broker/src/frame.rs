@@ -408,6 +408,36 @@ pub struct KeptMessage {
     pub(crate) body: Cell<u64>,
     /// The checkpoint that holds it.
     pub(crate) checkpoint: Cell<u32>,
+    payload_bytes: u32,
+    store: Rc<Store>,
+}
+
+/// How many messages are kept, those aside that wait to be used again.
+#[derive(Default)]
+struct Store {
+    count: Cell<u64>,
+    payload_bytes: Cell<u64>,
+}
+
+impl Store {
+    fn entered(&self, payload_bytes: u32) {
+        self.count.set(self.count.get() + 1);
+        self.payload_bytes.set(self.payload_bytes.get() + u64::from(payload_bytes));
+    }
+
+    fn left(&self, payload_bytes: u32) {
+        self.count.set(self.count.get() - 1);
+        self.payload_bytes.set(self.payload_bytes.get() - u64::from(payload_bytes));
+    }
+}
+
+impl Drop for KeptMessage {
+    fn drop(&mut self) {
+        // One that waits to be used again has left, and its buffer is empty.
+        if !self.frame.is_empty() {
+            self.store.left(self.payload_bytes);
+        }
+    }
 }
 
 impl KeptMessage {
@@ -457,6 +487,7 @@ const EMPTY: Message<'static> = Message {
 #[derive(Default)]
 pub struct Pool {
     free: Vec<Kept>,
+    store: Rc<Store>,
 }
 
 /// Recycled messages at most.
@@ -471,9 +502,12 @@ impl Pool {
             u64::MAX => u64::MAX,
             ms => now_us.saturating_add(ms.saturating_mul(1000)),
         };
+        // A packet has less than 2^28 bytes.
+        let payload_bytes = message.payload.len() as u32;
+        self.store.entered(payload_bytes);
         while let Some(mut kept) = self.free.pop() {
             if let Some(inner) = Rc::get_mut(&mut kept) {
-                inner.frame.clear();
+                inner.payload_bytes = payload_bytes;
                 put_message(&mut inner.frame, Kind::Message, 0, 0, &[], message);
                 inner.expires_us = expires_us;
                 inner.body.set(0);
@@ -483,15 +517,31 @@ impl Pool {
         }
         let mut frame = Vec::with_capacity(message_bytes(message));
         put_message(&mut frame, Kind::Message, 0, 0, &[], message);
-        Rc::new(KeptMessage { frame, expires_us, body: Cell::new(0), checkpoint: Cell::new(0) })
+        let (body, checkpoint, store) = (Cell::new(0), Cell::new(0), self.store.clone());
+        Rc::new(KeptMessage { frame, expires_us, body, checkpoint, payload_bytes, store })
     }
 
     /// Takes back one holder's share; the last holder's buffer is recycled.
     #[inline]
-    pub fn release(&mut self, kept: Kept) {
-        if Rc::strong_count(&kept) == 1 && self.free.len() < FREE_MAX && kept.frame.capacity() <= FREE_BYTES_MAX {
+    pub fn release(&mut self, mut kept: Kept) {
+        if self.free.len() < FREE_MAX
+            && kept.frame.capacity() <= FREE_BYTES_MAX
+            && let Some(inner) = Rc::get_mut(&mut kept)
+        {
+            inner.frame.clear();
+            self.store.left(inner.payload_bytes);
             self.free.push(kept);
         }
+    }
+
+    /// Messages that are kept: each once, however many sessions wait for it.
+    pub fn stored(&self) -> u64 {
+        self.store.count.get()
+    }
+
+    /// Bytes of their payload.
+    pub fn stored_bytes(&self) -> u64 {
+        self.store.payload_bytes.get()
     }
 }
 
@@ -578,6 +628,25 @@ mod tests {
         assert_ne!(Rc::as_ptr(&other), place, "still held by `second`");
         pool.release(second);
         assert_eq!(Rc::as_ptr(&pool.keep(&sample(), 0)), place);
+    }
+
+    #[test]
+    fn a_kept_message_is_counted_once_until_its_last_holder_lets_go() {
+        let mut pool = Pool::default();
+        let first = pool.keep(&sample(), 0);
+        let bytes = sample().payload.len() as u64;
+        let second = first.clone();
+        let other = pool.keep(&sample(), 0);
+        assert_eq!((pool.stored(), pool.stored_bytes()), (2, 2 * bytes));
+        pool.release(first);
+        drop(other);
+        assert_eq!((pool.stored(), pool.stored_bytes()), (1, bytes));
+        pool.release(second);
+        assert_eq!((pool.stored(), pool.stored_bytes()), (0, 0));
+        let again = pool.keep(&sample(), 0);
+        assert_eq!((pool.stored(), pool.stored_bytes()), (1, bytes), "in a buffer that was used before");
+        drop(again);
+        drop(pool);
     }
 
     #[test]

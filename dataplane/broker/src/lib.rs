@@ -335,9 +335,9 @@ impl Shard {
         cfg!(feature = "plant") && self.settings.plant == Some(plant)
     }
 
-    /// Counts something that happened outside of the brain.
-    pub fn count(&mut self, counter: Counter) {
-        self.counters.one(counter);
+    /// Counts something that happened `n` times outside of the brain.
+    pub fn count(&mut self, counter: Counter, n: u64) {
+        self.counters.add(counter, n);
     }
 
     /// What this shard has counted.
@@ -359,6 +359,8 @@ impl Shard {
             replays: (self.replays.len() + self.retained.cursors()) as u64,
             waiting_subscribes: self.barrier.waiting() as u64,
             log_unconfirmed_bytes: self.journal.unconfirmed_bytes(),
+            stored: self.pool.stored(),
+            stored_bytes: self.pool.stored_bytes(),
         }
     }
 
@@ -377,9 +379,20 @@ impl Shard {
         self.retained.value(topic).map(|kept| kept.message(self.now.mono_us).payload.into())
     }
 
+    /// What sessions of this shard wait for. Looks at every session.
+    pub fn backlog(&self) -> Backlog {
+        let mut backlog = Backlog::default();
+        for session in self.sessions.iter() {
+            backlog.queued += session.state.queued() as u64;
+            backlog.queued_bytes += session.state.queued_bytes();
+            backlog.inflight += session.state.outgoing.len() as u64;
+        }
+        backlog
+    }
+
     /// Messages queued for sessions of this shard.
     pub fn queued(&self) -> u64 {
-        self.sessions.iter().map(|session| session.state.queued() as u64).sum()
+        self.backlog().queued
     }
 }
 
@@ -408,4 +421,19 @@ pub struct Gauges {
     pub waiting_subscribes: u64,
     /// Bytes that the log has not confirmed.
     pub log_unconfirmed_bytes: u64,
+    /// Messages that somebody here keeps: queued, in flight, retained, or for a remote; each once.
+    pub stored: u64,
+    /// Bytes of their payload.
+    pub stored_bytes: u64,
+}
+
+/// What sessions wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Backlog {
+    /// Messages that wait for room in their session's window, or for its connection.
+    pub queued: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Messages that were sent and are not acknowledged.
+    pub inflight: u64,
 }

@@ -18,7 +18,7 @@ use crate::{
     Shard, Timer,
     access::Principal,
     conn::{Acks, Conn, Open, Phase, Wire},
-    counters::Counter,
+    counters::{Counter, PacketType},
     deliver::tell,
     event::Event,
     groups::Act,
@@ -117,8 +117,10 @@ impl Shard {
         out: &mut impl Output,
     ) {
         self.counters.one(Counter::connect_refused);
+        self.counters.packet_received((PacketType::Connect as u8) << 4);
         let Some(conn) = self.conns.get(id) else { return };
         out.event(Event::Refused { client: connect.client_id, peer: conn.peer, reason, why: Cow::Borrowed(why) });
+        self.counters.packet_sent(PacketType::Connack);
         refusal(&mut conn.out, connect, reason, why);
         //= MQTT-3.1.4-2
         //= MQTT-3.1.4-6
@@ -212,6 +214,8 @@ impl Shard {
             }
         }
         self.counters.one(Counter::client_connected);
+        // Not where it is read: it may be read on two shards, and once more after a verdict.
+        self.counters.packet_received((PacketType::Connect as u8) << 4);
         let mono_us = self.now.mono_us;
         let Some(conn) = self.conns.get(id) else { return };
         if self.journal.records() {
@@ -224,6 +228,7 @@ impl Shard {
         //= MQTT-3.2.0-1
         //= MQTT-3.2.0-2
         let connack = self.settings.connack(connect, &protocol, assigned, present);
+        self.counters.packet_sent(PacketType::Connack);
         encode::connack(&mut conn.out, connect.version, &connack);
         conn.wire = Wire {
             v5: protocol.version == Version::V5,
@@ -341,6 +346,7 @@ impl Shard {
         let id = conn.id;
         if conn.wire.v5 && conn.connack_until <= self.journal.durable() {
             let with = DisconnectProps::default();
+            self.counters.packet_sent(PacketType::Disconnect);
             encode::disconnect(conn.farewell(), Version::V5, Reason::SessionTakenOver, &with);
         }
         self.leave(id, "taken over by another connection", out);
@@ -401,6 +407,7 @@ impl Shard {
             //= MQTT-3.1.2-10
             open.goodbye = true;
         }
+        self.counters.one(Counter::disconnected_normal);
         self.leave(id, "DISCONNECT", out);
         if let Some(conn) = self.conns.get(id) {
             close(conn, out);
@@ -418,8 +425,10 @@ impl Shard {
         {
             let (version, properties) = (open.protocol.version, ConnackProperties::default());
             let connack = Connack { session_present: false, reason: misbehaved.reason, properties };
+            self.counters.packet_sent(PacketType::Connack);
             encode::connack(conn.farewell(), version, &connack);
         } else if conn.wire.v5 {
+            self.counters.packet_sent(PacketType::Disconnect);
             last_words(conn, misbehaved);
         }
         let client = match &conn.phase {
@@ -457,6 +466,14 @@ impl Shard {
         };
         if cause == Cause::Eof {
             self.consume_rest(id, out);
+        }
+        if self.conns.get(id).is_some_and(|conn| conn.is_open()) {
+            match cause {
+                Cause::Eof => self.counters.one(Counter::disconnected_closed),
+                Cause::Error => self.counters.one(Counter::disconnected_broken),
+                // Whoever asked for it has counted why.
+                Cause::Ours => {}
+            }
         }
         self.leave(id, why, out);
         self.link_closed(id, out);
@@ -590,9 +607,12 @@ impl Shard {
             let Some(conn) = self.conns.get(id) else { continue };
             let greeted = conn.connack_until <= self.journal.durable();
             if conn.wire.v5 && greeted && matches!(conn.phase, Phase::Open(_)) {
+                self.counters.packet_sent(PacketType::Disconnect);
                 sent_away(conn, self.settings.mqtt.server_reference.as_deref());
             }
+            let open = conn.is_open();
             self.link_goodbye(id);
+            self.counters.add(Counter::disconnected_shutdown, u64::from(open));
             self.leave(id, "this node is stopping", out);
             if let Some(conn) = self.conns.get(id) {
                 close(conn, out);

@@ -338,8 +338,6 @@ impl Shard {
     pub fn output(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
         let conn = self.conns.get(id)?;
         conn.told = false;
-        let bytes = conn.sendable().len();
-        self.counters.add(Counter::bytes_sent, bytes as u64);
         if let Phase::Open(open) = &conn.phase
             && let Some(session) = self.sessions.get_mut(open.session)
             && core::mem::take(&mut session.blocked)

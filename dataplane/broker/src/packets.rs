@@ -13,7 +13,7 @@ use mqtt::{
 use crate::{
     Shard,
     conn::{Phase, pause},
-    counters::Counter,
+    counters::{Counter, PacketType},
     deliver::tell,
     event::Event,
     lifecycle::close,
@@ -122,7 +122,7 @@ impl Shard {
                 }
             };
             used += raw.total;
-            self.counters.one(Counter::packets_received);
+            self.counters.packet_received(raw.first);
             if self.rates.any() && raw.first >> 4 == 3 {
                 self.pace(id, raw.total, out);
             }
@@ -189,6 +189,7 @@ impl Shard {
         if let Some(version) = claimed_version(bytes) {
             let properties = codec::ConnackProperties::default();
             let connack = codec::Connack { session_present: false, reason: malformed.reason(), properties };
+            self.counters.packet_sent(PacketType::Connack);
             encode::connack(&mut conn.out, version, &connack);
         }
         close(conn, out);
@@ -241,6 +242,7 @@ impl Shard {
                 if let Some(session) = self.sessions.get_mut(session)
                     && session.state.outgoing.pubcomp(ack.packet_id)
                 {
+                    self.counters.message_acked();
                     self.journal.acked(session.number, ack.packet_id.get());
                 }
                 self.pump(session.index, out);
@@ -248,7 +250,7 @@ impl Shard {
             Packet::Subscribe(subscribe) => return self.packet_subscribe(id, session, subscribe, out),
             Packet::Unsubscribe(unsubscribe) => self.packet_unsubscribe(id, session, unsubscribe, out),
             //= MQTT-3.12.4-1
-            Packet::Pingreq => self.answer(id, out, encode::pingresp),
+            Packet::Pingreq => self.answer(id, PacketType::Pingresp, out, encode::pingresp),
             Packet::Disconnect(disconnect) => return self.packet_disconnect(id, disconnect, out),
             _ => {}
         }
@@ -261,6 +263,7 @@ impl Shard {
         //= MQTT-4.8.2-6
         // With whatever reason: it is not sent again, and to nobody else.
         if let Some(delivery) = session.state.outgoing.puback(ack.packet_id) {
+            self.counters.message_acked();
             if delivery.recorded() {
                 self.journal.acked(session.number, ack.packet_id.get());
             }
@@ -298,7 +301,8 @@ impl Shard {
         };
         let packet = ack.packet_id;
         self.gate(id, session);
-        self.answer(id, out, |bytes| encode::ack(bytes, version, encode::AckKind::Pubrel, packet, reason));
+        let write = |bytes: &mut Vec<u8>| encode::ack(bytes, version, encode::AckKind::Pubrel, packet, reason);
+        self.answer(id, PacketType::Pubrel, out, write);
     }
 
     fn packet_pubrel(
@@ -318,7 +322,8 @@ impl Shard {
         self.gate(id, session);
         let reason = if known { Reason::Success } else { Reason::PacketIdNotFound };
         //= MQTT-4.3.3-11
-        self.answer(id, out, |bytes| encode::ack(bytes, version, encode::AckKind::Pubcomp, packet, reason));
+        let write = |bytes: &mut Vec<u8>| encode::ack(bytes, version, encode::AckKind::Pubcomp, packet, reason);
+        self.answer(id, PacketType::Pubcomp, out, write);
     }
 
     /// What is written to a connection from now on leaves when what was recorded so far is kept, if its session is.
@@ -333,8 +338,9 @@ impl Shard {
     }
 
     /// Writes an answer that waits for nothing. A client that asks and does not read is not read either.
-    fn answer(&mut self, id: ConnId, out: &mut impl Output, write: impl FnOnce(&mut Vec<u8>)) {
+    fn answer(&mut self, id: ConnId, kind: PacketType, out: &mut impl Output, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(conn) = self.conns.get(id) else { return };
+        self.counters.packet_sent(kind);
         write(&mut conn.out);
         tell(conn, out);
         self.brake_output(id, out);

@@ -59,7 +59,7 @@ impl Shard {
         publish: &Publish<'_>,
         out: &mut impl Output,
     ) -> Result<(), Misbehaved> {
-        self.counters.one(Counter::messages_received);
+        self.counters.publish_received(publish.qos, publish.payload.len());
         let mut resolved = core::mem::take(&mut self.alias_topic);
         let result = self.accept_publish(id, session, publish, &mut resolved, out);
         self.alias_topic = resolved;

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::{
     Shard,
     conn::LinkAccess,
-    counters::Counter,
+    counters::{Counter, PacketType},
     deliver::tell,
     frame::{self, Kind, put_text},
     groups::{Act, Member},
@@ -438,6 +438,10 @@ impl Shard {
                     encode::suback(out, version, waiting.packet, reasons);
                 }
             });
+            if fits {
+                let kind = if waiting.unsubscribe { PacketType::Unsuback } else { PacketType::Suback };
+                self.counters.packet_sent(kind);
+            }
             tell(conn, out);
         }
         self.brake_output(waiting.conn, out);
