@@ -84,8 +84,13 @@ impl Oracle {
             let Some(number) = self.publishes.read(payload) else { continue };
             let publish = self.publishes.at(number);
             // What a crash took from the store may have been seen, and what was refused there.
-            let later =
-                |p: &Publish| (p.shaken || p.refused) && p.topic == *topic && p.last_order >= publish.last_order;
+            // Nobody hears that the store has shed a value of QoS 0.
+            let shed =
+                |p: &Publish| p.qos == 0 && self.refused(cluster, p.sent_us, p.sent_us.saturating_add(SETTLED_US));
+            let later = |p: &Publish| {
+                let after = p.last_order > publish.last_order && shed(p);
+                p.topic == *topic && (after || p.last_order >= publish.last_order && (p.shaken || p.refused))
+            };
             // One of its destinations may have refused what its owner stored, and then nobody acknowledged it.
             let until_us = publish.sent_us.saturating_add(SETTLED_US);
             let parted = publish.done_us().is_none() && self.refused(cluster, publish.sent_us, until_us);
