@@ -26,10 +26,12 @@ pub fn overlaps(a: &str, b: &str) -> bool {
 fn meet(a: &str, b: &str, mut each: impl FnMut(&str, bool)) -> bool {
     let (mut a, mut b) = (Some(a), Some(b));
     let mut first = true;
+    let mut only_empty = false;
     loop {
         let (left, right) = match (a, b) {
             (None, None) => return true,
-            (Some("#"), None) | (None, Some("#")) => return true,
+            // `/#` and `+` would have the empty topic in common, which is none (MQTT-4.7.3-1).
+            (Some("#"), None) | (None, Some("#")) => return !only_empty,
             (Some("#"), Some(rest)) | (Some(rest), Some("#")) => {
                 // A leading wildcard never covers a topic that begins with `$` (MQTT-4.7.2-1).
                 if first && rest.starts_with('$') {
@@ -50,6 +52,7 @@ fn meet(a: &str, b: &str, mut each: impl FnMut(&str, bool)) -> bool {
             _ => return false,
         };
         each(level, first);
+        only_empty = first && level.is_empty();
         (a, b, first) = (left_rest, right_rest, false);
     }
 }
@@ -149,6 +152,8 @@ mod tests {
             ("+/x", "m/#", Some("m/x")),
             ("+", "#", Some("+")),
             ("t/+", "t", None),
+            ("/#", "+", None),
+            ("/#", "/+", Some("/+")),
             ("t/+", "t/#", Some("t/+")),
             ("a/b", "a/c", None),
             ("a//b", "a/+/b", Some("a//b")),
@@ -207,6 +212,9 @@ mod tests {
             let a = levels(&["a", "b", "$s", "", "+"], true);
             let b = levels(&["a", "b", "$s", "", "+"], true);
             let topic = levels(&["a", "b", "$s", ""], false);
+            if a.is_empty() || b.is_empty() || topic.is_empty() {
+                continue;
+            }
             let meet = both(&a, &b);
             let in_both = mqtt::topic::matches(&a, &topic) && mqtt::topic::matches(&b, &topic);
             let in_meet = meet.as_deref().is_some_and(|meet| mqtt::topic::matches(meet, &topic));
