@@ -175,7 +175,8 @@ impl<V> LevelTree<V> {
                 }
                 continue;
             };
-            let top = depth == 0;
+            // Below `#` the depth stays that of the `#`: the first level is known by its parent.
+            let top = parent == NONE;
             match *level {
                 "#" => {
                     // `a/#` includes `a` itself: the parent level (4.7.1.2).
@@ -299,6 +300,18 @@ mod tests {
         assert_eq!(topics(&tree, "+/a"), ["/a"]);
         assert_eq!(topics(&tree, "a/b"), ["a/b"]);
         assert_eq!(topics(&tree, "x/#"), [""; 0]);
+    }
+
+    #[test]
+    fn only_the_first_level_hides_a_dollar_from_wildcards() {
+        let mut tree = LevelTree::new(1);
+        for topic in ["a/$b", "a/b/$c/d", "$a/$b", "/$a"] {
+            tree.insert(topic, 0);
+        }
+        assert_eq!(topics(&tree, "#"), ["/$a", "a/$b", "a/b/$c/d"]);
+        assert_eq!(topics(&tree, "+/#"), ["/$a", "a/$b", "a/b/$c/d"]);
+        assert_eq!(topics(&tree, "a/#"), ["a/$b", "a/b/$c/d"]);
+        assert_eq!(topics(&tree, "$a/#"), ["$a/$b"]);
     }
 
     #[test]
