@@ -2,6 +2,7 @@
 //! node that reads it at the same time sees the old one or the new one. A password never stands on the command line.
 
 use std::{
+    fmt::Display,
     fs,
     io::{self, BufRead, IsTerminal, Write},
     num::NonZeroU32,
@@ -14,6 +15,8 @@ use clap::ValueEnum;
 use dataplane::auth::{
     password::{Hashed, Method, PASSWORD_BYTES_MAX, ROUNDS_MAX},
     password_file::{FILE_BYTES_MAX, PasswordFile, check_user, edited},
+    scram::{ROUNDS_MIN, Verifier},
+    scram_file::ScramFile,
 };
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
@@ -30,7 +33,10 @@ pub(crate) struct Asked {
     /// How to hash: mosquitto before 2.1 cannot read argon2id.
     #[arg(short = 'H', long, value_enum, default_value = "argon2id")]
     hash: Hash,
-    /// Rounds of sha512-pbkdf2.
+    /// The file is for SCRAM-SHA-256 (`mechanism = "scram"`): it holds what proves a password, and no hash of it.
+    #[arg(long, conflicts_with = "hash")]
+    scram: bool,
+    /// Rounds of sha512-pbkdf2, or of SCRAM (at least 4096), whose clients pay for them.
     #[arg(short = 'I', long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(ROUNDS_MAX)))]
     iterations: u32,
 }
@@ -61,21 +67,34 @@ fn change(asked: &Asked) -> Result<(), String> {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound && !asked.delete => String::new(),
         Err(cause) => return Err(format!("cannot read {path}: {cause}")),
     };
-    let file = PasswordFile::parse(&text).map_err(|why| format!("{path}: {why}"))?;
-    let hashed = if asked.delete {
-        if !file.proofs().any(|(user, _)| user == asked.user) {
-            return Err(format!("there is no user {:?} in {path}", asked.user));
-        }
-        None
-    } else {
-        let method = match asked.hash {
-            Hash::Argon2id => Method::ARGON2ID,
-            Hash::Sha512Pbkdf2 => Method::Pbkdf2(NonZeroU32::new(asked.iterations).unwrap_or(NonZeroU32::MIN)),
-        };
-        Some(Hashed::new(read_password()?.as_bytes(), method)?)
+    let wrong = |why| format!("{path}: {why}");
+    let known = match asked.scram {
+        true => ScramFile::parse(&text).map_err(wrong)?.proofs().any(|(user, _)| user == asked.user),
+        false => PasswordFile::parse(&text).map_err(wrong)?.proofs().any(|(user, _)| user == asked.user),
     };
-    replace(&asked.file, &edited(&text, &asked.user, hashed.as_ref()))
+    let kept = match asked.delete {
+        true if !known => return Err(format!("there is no user {:?} in {path}", asked.user)),
+        true => None,
+        false => Some(kept(asked)?),
+    };
+    replace(&asked.file, &edited(&text, &asked.user, kept.as_deref()))
         .map_err(|cause| format!("cannot write {path}: {cause}"))
+}
+
+/// What the file keeps of a password that is read now.
+fn kept(asked: &Asked) -> Result<Box<dyn Display>, String> {
+    let rounds = NonZeroU32::new(asked.iterations).unwrap_or(NonZeroU32::MIN);
+    if asked.scram {
+        if rounds.get() < ROUNDS_MIN {
+            return Err(format!("SCRAM takes at least {ROUNDS_MIN} rounds"));
+        }
+        return Ok(Box::new(Verifier::new(&read_password()?, rounds)?));
+    }
+    let method = match asked.hash {
+        Hash::Argon2id => Method::ARGON2ID,
+        Hash::Sha512Pbkdf2 => Method::Pbkdf2(rounds),
+    };
+    Ok(Box::new(Hashed::new(read_password()?.as_bytes(), method)?))
 }
 
 pub(crate) fn read_password() -> Result<String, String> {

@@ -16,6 +16,7 @@ use std::{
 use broker::{
     admission::Ask,
     event::Event,
+    exchange::Round,
     surface::{Cause, ConnId, DialId, Output, Parked, Transport},
 };
 use contract::ids::ShardId;
@@ -454,6 +455,10 @@ impl Output for Connections {
 
     fn authenticate(&mut self, conn: ConnId, ask: &Ask<'_>) -> bool {
         self.asker.as_ref().is_some_and(|asker| asker.ask(conn, ask))
+    }
+
+    fn exchange(&mut self, conn: ConnId, round: Round<'_>) -> bool {
+        self.asker.as_ref().is_some_and(|asker| asker.step(conn, round))
     }
 
     fn event(&mut self, event: Event<'_>) {

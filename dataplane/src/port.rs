@@ -16,6 +16,7 @@ use std::{
 use broker::{
     admission::{Policy, Verdict},
     counters::Counters,
+    exchange::Judged,
     surface::{ConnId, DialId, LinkStatus},
 };
 use contract::view::View;
@@ -35,6 +36,8 @@ pub(crate) enum Note {
     Policy(Arc<Policy>),
     /// Who a client is, by the policy with this number. There are at most `admission.queue_max` of them.
     Authenticated { conn: ConnId, policy: u64, verdict: Verdict },
+    /// What a step of an enhanced authentication was worth. They count as those above.
+    Exchanged { conn: ConnId, policy: u64, judged: Judged },
     /// Every shard has taken over what the logs held.
     Replay,
     /// The node is complete: connections may be accepted.
@@ -110,7 +113,9 @@ impl Port {
             Note::Policy(_) => notes.retain(|waiting| !matches!(waiting, Note::Policy(_))),
             _ => {}
         }
-        if notes.len() >= NOTES_MAX && !matches!(note, Note::Drain | Note::Authenticated { .. }) {
+        if notes.len() >= NOTES_MAX
+            && !matches!(note, Note::Drain | Note::Authenticated { .. } | Note::Exchanged { .. })
+        {
             return Err(note);
         }
         notes.push_back(note);

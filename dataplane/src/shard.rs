@@ -332,6 +332,9 @@ impl<B: Brain> Shard<B> {
                 Note::Authenticated { conn, policy, verdict } => {
                     self.brain.input(now, Input::Authenticated { conn, policy, verdict }, &mut self.connections);
                 }
+                Note::Exchanged { conn, policy, judged } => {
+                    self.brain.input(now, Input::Exchanged { conn, policy, judged }, &mut self.connections);
+                }
                 Note::Certificates { listener, config } => {
                     let named = self.listeners.iter_mut().find(|known| known.index == listener);
                     if let Some((held, _)) = named.and_then(|listener| listener.recipe.tls.as_mut()) {

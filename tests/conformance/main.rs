@@ -5,6 +5,7 @@
 //! reads from the citations above the tests, and from those in the sources, what is covered.
 
 mod alias;
+mod authenticate;
 mod connect;
 mod encoding;
 mod expiry;

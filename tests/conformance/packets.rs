@@ -16,6 +16,7 @@ pub mod id {
     pub const ASSIGNED_CLIENT_ID: u8 = 0x12;
     pub const SERVER_KEEP_ALIVE: u8 = 0x13;
     pub const AUTHENTICATION_METHOD: u8 = 0x15;
+    pub const AUTHENTICATION_DATA: u8 = 0x16;
     pub const REQUEST_PROBLEM_INFORMATION: u8 = 0x17;
     pub const WILL_DELAY: u8 = 0x18;
     pub const REQUEST_RESPONSE_INFORMATION: u8 = 0x19;
@@ -110,7 +111,7 @@ impl Properties {
     pub fn of(packet: &Packet) -> Self {
         let at = match packet.kind {
             kind::CONNACK => 2,
-            kind::DISCONNECT => 1,
+            kind::DISCONNECT | kind::AUTH => 1,
             kind::SUBACK | kind::UNSUBACK => 2,
             _ => 3,
         };

@@ -73,7 +73,7 @@ fn what_is_sent_behind_connect_is_served_after_the_verdict() {
 }
 
 /// Runs `ringmq passwd` with a password on standard input.
-fn passwd(arguments: &[&str], password: &str) -> (bool, String) {
+pub(crate) fn passwd(arguments: &[&str], password: &str) -> (bool, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ringmq"))
         .arg("passwd")
         .args(arguments)

@@ -4,6 +4,7 @@
 mod doors;
 mod reload;
 mod rights;
+mod scram;
 
 use harness::wire::{Connect, V5, kind};
 use harness::{Node, Raw, Role, Setup, within};

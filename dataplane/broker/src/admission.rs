@@ -37,17 +37,24 @@ pub struct Policy {
     pub disconnects: bool,
     /// What names the proof that each user would have to give now.
     pub credentials: HashMap<Box<str>, u64, RandomState>,
+    /// Authentication methods (4.12) that somebody here knows.
+    pub methods: Vec<&'static str>,
+    /// The same as `credentials`, for proofs by these methods.
+    pub method_credentials: HashMap<Box<str>, u64, RandomState>,
 }
 
 impl Default for Policy {
     fn default() -> Policy {
+        let nobody = || HashMap::with_hasher(RandomState::with_seeds(0, 0, 0, 0));
         Policy {
             number: 0,
             asks: false,
             anonymous: Vec::new(),
             rules: None,
             disconnects: false,
-            credentials: HashMap::with_hasher(RandomState::with_seeds(0, 0, 0, 0)),
+            credentials: nobody(),
+            methods: Vec::new(),
+            method_credentials: nobody(),
         }
     }
 }
@@ -62,7 +69,10 @@ impl Policy {
     pub(crate) fn still_knows(&self, principal: &Principal, listener: Option<u16>) -> bool {
         match &principal.user {
             _ if !self.asks => true,
-            Some(user) if principal.credential != 0 => self.credentials.get(&**user) == Some(&principal.credential),
+            Some(user) if principal.credential != 0 => {
+                let known = [&self.credentials, &self.method_credentials].map(|known| known.get(&**user));
+                known.contains(&Some(&principal.credential))
+            }
             None => listener.is_none_or(|listener| principal.proven || self.lets_anonymous(listener)),
             Some(_) => principal.proven,
         }
@@ -119,10 +129,13 @@ impl Shard {
         client: &str,
         out: &mut impl Output,
     ) -> Option<Principal> {
-        if let Some(user) = self.certificate_user(id) {
+        let method = connect.properties.authentication_method;
+        if method.is_none()
+            && let Some(user) = self.certificate_user(id)
+        {
             return Some(Principal { proven: true, ..Principal::unproven(Some(&user)) });
         }
-        if !self.policy.asks {
+        if method.is_none() && !self.policy.asks {
             return Some(Principal::unproven(connect.username));
         }
         if let Some((_, verdict)) = self.verdict.take_if(|(of, _)| *of == id) {
@@ -137,6 +150,10 @@ impl Shard {
                     None
                 }
             };
+        }
+        if let Some(method) = method {
+            self.begin_exchange(id, connect, method, out);
+            return None;
         }
         let until_us = self.conns.get(id)?.timer_us;
         let conn = self.conns.get(id)?;
@@ -169,7 +186,7 @@ impl Shard {
     }
 
     /// Who the verified certificate of a client says it is, where its listener asks that.
-    fn certificate_user(&mut self, id: ConnId) -> Option<Box<str>> {
+    pub(crate) fn certificate_user(&mut self, id: ConnId) -> Option<Box<str>> {
         let conn = self.conns.get(id)?;
         let certificate = conn.certificate.as_ref()?;
         match self.settings.certificate_users.get(usize::from(conn.listener))? {
@@ -182,7 +199,7 @@ impl Shard {
 
     /// The verdict about a parked connection, by the policy with this number.
     pub(crate) fn authenticated(&mut self, id: ConnId, policy: u64, verdict: Verdict, out: &mut impl Output) {
-        let parked = self.conns.get(id).is_some_and(|conn| conn.parked());
+        let parked = self.conns.get(id).is_some_and(|conn| conn.parked() && conn.exchange.is_none());
         if !parked {
             return self.counters.one(Counter::authentication_late);
         }
@@ -193,16 +210,23 @@ impl Shard {
 
     /// Reads a parked CONNECT again: now with a verdict, or to ask once more.
     fn unpark(&mut self, id: ConnId, out: &mut impl Output) {
-        if let Some(conn) = self.conns.get(id) {
-            conn.paused &= !pause::ADMISSION;
-            out.read(id, true);
-        }
+        self.unpause_admission(id, out);
         self.consume_unread(id, out);
         self.verdict = None;
     }
 
+    pub(crate) fn unpause_admission(&mut self, id: ConnId, out: &mut impl Output) {
+        if let Some(conn) = self.conns.get(id) {
+            conn.paused &= !pause::ADMISSION;
+            out.read(id, true);
+        }
+    }
+
     /// The time for CONNECT is over, and the verdict is not there.
     pub(crate) fn verdict_overdue(&mut self, id: ConnId, out: &mut impl Output) {
+        if self.conns.get(id).is_some_and(|conn| conn.exchange.is_some()) {
+            return self.exchange_overdue(id, out);
+        }
         self.counters.one(Counter::authentication_timed_out);
         self.verdict = Some((id, Err(Reason::ServerUnavailable)));
         self.unpark(id, out);

@@ -7,6 +7,7 @@ use core::net::SocketAddr;
 use mqtt::{connection::Connection, types::PacketId, types::Reason};
 
 use crate::{
+    exchange::Exchange,
     pace::Pace,
     session::SessionId,
     surface::{Certificate, ConnId},
@@ -39,6 +40,8 @@ pub(crate) struct Conn {
     pub(crate) timer_us: u64,
     /// What deliveries need to know of an open client connection.
     pub(crate) wire: Wire,
+    /// The enhanced authentication that goes on.
+    pub(crate) exchange: Option<Box<Exchange>>,
     pub(crate) phase: Phase,
 }
 
@@ -279,6 +282,7 @@ impl Conns {
             heard_us: now_us,
             timer_us: u64::MAX,
             wire: Wire::default(),
+            exchange: None,
             phase,
         });
     }

@@ -7,12 +7,13 @@ use mqtt::{
 };
 
 impl crate::Settings {
-    /// CONNACK: only what differs from what its absence says.
+    /// CONNACK: only what differs from what its absence says. `proof` is the server's last word of an enhanced
+    /// authentication.
     pub(crate) fn connack<'a>(
         &self,
-        connect: &Connect<'_>,
+        connect: &Connect<'a>,
         protocol: &Connection,
-        assigned: Option<&'a str>,
+        (assigned, proof): (Option<&'a str>, Option<&'a [u8]>),
         present: bool,
     ) -> Connack<'a> {
         let mqtt = &self.mqtt;
@@ -31,9 +32,12 @@ impl crate::Settings {
                 wildcard_available: (!mqtt.wildcard_subscription).then_some(false),
                 shared_available: (!mqtt.shared_subscription).then_some(false),
                 server_keep_alive_s: protocol.server_keep_alive_s,
-                //= MQTT-3.1.2-28
+                //= MQTT-4.12.0-5
                 //= MQTT-4.12.0-6
-                // Nobody gets response information, nor an authentication method.
+                authentication_method: connect.properties.authentication_method,
+                authentication_data: proof,
+                //= MQTT-3.1.2-28
+                // Nobody gets response information.
                 ..ConnackProperties::default()
             };
         }

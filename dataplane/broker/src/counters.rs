@@ -59,6 +59,8 @@ counters! {
     authentication_timed_out,
     /// Verdicts about connections that had gone.
     authentication_late,
+    /// Connected clients that proved again who they are (AUTH).
+    authentication_repeated,
     /// Clients disconnected because they would not be let in any more.
     clients_revoked,
     /// Clients disconnected because what let them in is no longer valid.

@@ -14,6 +14,7 @@ mod connack;
 pub mod counters;
 mod deliver;
 pub mod event;
+pub mod exchange;
 mod export;
 pub mod frame;
 mod groups;
@@ -47,6 +48,8 @@ mod wills;
 
 #[cfg(test)]
 mod access_tests;
+#[cfg(test)]
+mod exchange_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
@@ -288,6 +291,7 @@ impl Shard {
             Input::DialFailed { dial, reason } => self.link_dial_failed(dial, reason, out),
             Input::View(view) => self.view(view),
             Input::Authenticated { conn, policy, verdict } => self.authenticated(conn, policy, verdict, out),
+            Input::Exchanged { conn, policy, judged } => self.exchanged(conn, policy, judged, out),
             Input::Policy(policy) => self.take_policy(policy),
             Input::Memory { scarce } => self.scarce = scarce,
             Input::Logged(status) => self.logged(&status, out),

@@ -78,9 +78,11 @@ impl Shard {
             //= MQTT-3.1.3-8
             return Err((Reason::ClientIdNotValid, "an empty client id without a clean session"));
         }
-        if connect.properties.authentication_method.is_some() {
+        if let Some(method) = connect.properties.authentication_method
+            && !self.policy.methods.contains(&method)
+        {
             //= MQTT-4.12.0-1
-            return Err((Reason::BadAuthenticationMethod, "no extended authentication is configured"));
+            return Err((Reason::BadAuthenticationMethod, "an authentication method that is not configured"));
         }
         // Only 5.0 has a CONNACK that could tell the client of another one.
         if !v5 && mqtt.keep_alive_max_s != 0 && !(1..=mqtt.keep_alive_max_s).contains(&connect.keep_alive_s) {
@@ -168,7 +170,9 @@ impl Shard {
         if let Some((reason, why)) = self.log_refuses_connect(connect, client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
-        if self.settings.connack_too_large(connect, &protocol, assigned) {
+        let proof = self.conns.get(id).and_then(|conn| conn.exchange.take()).and_then(|exchange| exchange.proof);
+        let proof = proof.as_deref();
+        if self.settings.connack_too_large(connect, &protocol, assigned, proof) {
             let why = "its maximum packet size is below that of CONNACK";
             return self.refuse_connect(id, connect, Reason::ImplementationSpecific, why, out);
         }
@@ -227,7 +231,7 @@ impl Shard {
         //= MQTT-3.1.4-5
         //= MQTT-3.2.0-1
         //= MQTT-3.2.0-2
-        let connack = self.settings.connack(connect, &protocol, assigned, present);
+        let connack = self.settings.connack(connect, &protocol, (assigned, proof), present);
         self.counters.packet_sent(PacketType::Connack);
         encode::connack(&mut conn.out, connect.version, &connack);
         conn.wire = Wire {
@@ -572,7 +576,7 @@ impl Shard {
         let now_us = self.now.mono_us;
         let Some(conn) = self.conns.get(id).filter(|conn| conn.timer_us <= now_us) else { return };
         match &conn.phase {
-            Phase::Opening if conn.parked() => self.verdict_overdue(id, out),
+            Phase::Opening if conn.parked() || conn.exchange.is_some() => self.verdict_overdue(id, out),
             Phase::Opening => {
                 self.counters.one(Counter::connect_timeout);
                 close(conn, out);
@@ -583,6 +587,11 @@ impl Shard {
                     let reason = Reason::MaximumConnectTime;
                     return self.misbehaved(id, Misbehaved { reason, why: "what let it in is no longer valid" }, out);
                 }
+                let exchange_us = conn.exchange.as_ref().map_or(u64::MAX, |exchange| exchange.until_us);
+                if exchange_us <= now_us {
+                    return self.exchange_overdue(id, out);
+                }
+                let expires_us = expires_us.min(exchange_us);
                 let silence_us = match open.protocol.keep_alive_ms {
                     0 => u64::MAX,
                     keep_alive_ms => keep_alive_ms * 1000,
@@ -593,7 +602,12 @@ impl Shard {
                     let reason = Reason::KeepAliveTimeout;
                     return self.misbehaved(id, Misbehaved { reason, why: "keep alive timeout" }, out);
                 }
-                self.arm_conn(id, due_us.max(now_us + 1_000_000).min(expires_us));
+                let due_us = due_us.max(now_us + 1_000_000).min(expires_us);
+                // What fired may have been the end of an exchange that is over.
+                match due_us {
+                    u64::MAX => conn.timer_us = u64::MAX,
+                    _ => self.arm_conn(id, due_us),
+                }
             }
             _ => {}
         }
@@ -621,7 +635,7 @@ impl Shard {
     }
 
     /// A wall time as a monotonic deadline; `u64::MAX` stays.
-    fn mono_of_ms(&self, wall_ms: u64) -> u64 {
+    pub(crate) fn mono_of_ms(&self, wall_ms: u64) -> u64 {
         let left_ms = wall_ms.saturating_sub(self.now.wall_ms);
         self.now.mono_us.saturating_add(left_ms.saturating_mul(1000))
     }

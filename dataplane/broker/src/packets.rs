@@ -148,6 +148,9 @@ impl Shard {
 
     /// Input of a connection that has not sent a complete CONNECT. Returns the bytes that were consumed.
     fn consume_connect(&mut self, id: ConnId, bytes: &[u8], out: &mut impl Output) -> usize {
+        if self.conns.get(id).is_some_and(|conn| conn.exchange.is_some()) {
+            return self.consume_auth(id, bytes, out);
+        }
         //= MQTT-3.1.0-1
         if bytes.first().is_some_and(|first| first >> 4 != 1) {
             self.refuse_bytes(id, bytes, Malformed::PacketType(bytes[0] >> 4), out);
@@ -168,6 +171,10 @@ impl Shard {
             Err(malformed) => self.refuse_bytes(id, bytes, malformed, out),
         }
         let Some(conn) = self.conns.get(id) else { return bytes.len() };
+        if let (Phase::Opening, Some(exchange)) = (&conn.phase, &mut conn.exchange) {
+            exchange.keep_connect(&bytes[..total]);
+            return total;
+        }
         match conn.phase {
             Phase::Open(_) => total + self.consume(id, &bytes[total..], out),
             _ if conn.parked() => 0,
@@ -252,6 +259,7 @@ impl Shard {
             //= MQTT-3.12.4-1
             Packet::Pingreq => self.answer(id, PacketType::Pingresp, out, encode::pingresp),
             Packet::Disconnect(disconnect) => return self.packet_disconnect(id, disconnect, out),
+            Packet::Auth(auth) => return self.packet_auth(id, auth, out),
             _ => {}
         }
         Ok(())

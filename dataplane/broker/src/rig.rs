@@ -26,6 +26,7 @@ use crate::{
     admission::{Ask, Policy, Verdict},
     counters::{Counter, Counters},
     event::Event,
+    exchange::{Judged, Round},
     journal::{Image, Standing, deal},
     surface::{Batch, Cause, Certificate, ConnId, DialId, Input, Mailboxes, Output, Parked, Transport},
 };
@@ -75,6 +76,8 @@ struct Shell {
     moving: Vec<(ConnId, ShardId, Parked)>,
     /// User names about whom somebody was asked, and nobody has answered.
     asked: Vec<(ConnId, String)>,
+    /// Steps of clients that prove themselves in several, and whether something was remembered.
+    steps: Vec<(ConnId, String, bool)>,
     /// Nobody more can be asked.
     busy: bool,
 }
@@ -99,6 +102,13 @@ impl Output for Shell {
     fn authenticate(&mut self, conn: ConnId, ask: &Ask<'_>) -> bool {
         if !self.busy {
             self.asked.push((conn, ask.username.unwrap_or("").into()));
+        }
+        !self.busy
+    }
+    fn exchange(&mut self, conn: ConnId, round: Round<'_>) -> bool {
+        if !self.busy {
+            let said = String::from_utf8_lossy(round.data).into_owned();
+            self.steps.push((conn, said, round.memory.is_some()));
         }
         !self.busy
     }
@@ -333,6 +343,21 @@ impl Rig {
             }
         }
         self.settle();
+    }
+
+    /// Judges every step that was taken; `judge` is told what the client said, and whether something was remembered.
+    /// Gives the number of steps.
+    pub(crate) fn judge(&mut self, policy: u64, judge: impl Fn(&str, bool) -> Judged) -> usize {
+        let mut steps = 0;
+        for at in 0..self.shards.len() {
+            for (conn, said, remembered) in core::mem::take(&mut self.shells[at].steps) {
+                let input = Input::Exchanged { conn, policy, judged: judge(&said, remembered) };
+                self.shards[at].input(self.now, input, &mut self.shells[at]);
+                steps += 1;
+            }
+        }
+        self.settle();
+        steps
     }
 
     /// A client id that is at home on `shard`.
@@ -608,7 +633,14 @@ impl Place {
                     let payload = String::from_utf8_lossy(p.payload);
                     alloc::format!("{} {payload} q{}{retain}{dup}{}", p.topic, p.qos as u8, ids.concat())
                 }
-                Packet::Connack(c) => alloc::format!("connack {:?} {}", c.reason, c.session_present),
+                Packet::Connack(c) => match c.properties.authentication_data {
+                    Some(data) => alloc::format!("connack {:?} {}", c.reason, String::from_utf8_lossy(data)),
+                    None => alloc::format!("connack {:?} {}", c.reason, c.session_present),
+                },
+                Packet::Auth(a) => {
+                    let data = String::from_utf8_lossy(a.data.unwrap_or_default());
+                    alloc::format!("auth {:?} {} {data}", a.reason, a.method.unwrap_or("-"))
+                }
                 Packet::Suback(s) => {
                     let reasons: Vec<String> = s.reasons.map(|r| r.code().to_string()).collect();
                     alloc::format!("suback {}", reasons.join(" "))

@@ -79,12 +79,13 @@ impl crate::Settings {
         connect: &Connect<'_>,
         protocol: &Connection,
         assigned: Option<&str>,
+        proof: Option<&[u8]>,
     ) -> bool {
         if protocol.packet_bytes_max >= CONNACK_BYTES_MAX {
             return false;
         }
         let mut bytes = Vec::new();
-        encode::connack(&mut bytes, connect.version, &self.connack(connect, protocol, assigned, false));
+        encode::connack(&mut bytes, connect.version, &self.connack(connect, protocol, (assigned, proof), false));
         bytes.len() > protocol.packet_bytes_max as usize
     }
 }

@@ -7,7 +7,10 @@ use core::{any::Any, net::SocketAddr};
 
 use contract::ids::ShardId;
 
-use crate::admission::{Ask, Policy, Verdict};
+use crate::{
+    admission::{Ask, Policy, Verdict},
+    exchange::{Judged, Round},
+};
 
 /// A connection on this shard: an index into the shell's table and the generation of that entry.
 /// Indices are dense and reused, generations tell a new tenant from the old one.
@@ -133,6 +136,16 @@ pub enum Input<'a> {
         /// The answer.
         verdict: Verdict,
     },
+    /// What somebody who knows the method says to a client's part of an enhanced authentication: the answer to
+    /// [`Output::exchange`]. It may come late.
+    Exchanged {
+        /// Which connection.
+        conn: ConnId,
+        /// Number of the policy by which this was judged.
+        policy: u64,
+        /// The answer.
+        judged: Judged,
+    },
     /// Who is let in and what they may do has changed.
     Policy(&'a Arc<Policy>),
     /// Memory is scarce, or no longer: while it is, nothing that grows is taken.
@@ -170,6 +183,11 @@ pub trait Output {
     /// Ask who a client is, and come back with [`Input::Authenticated`] by the time that the question names. False: too
     /// many wait. A shell that never gives a policy that asks is never asked.
     fn authenticate(&mut self, _conn: ConnId, _ask: &Ask<'_>) -> bool {
+        false
+    }
+    /// Ask what a client's part of an enhanced authentication is worth, and come back with [`Input::Exchanged`] by the
+    /// time that the round names. False: too many wait.
+    fn exchange(&mut self, _conn: ConnId, _round: Round<'_>) -> bool {
         false
     }
     /// Something an operator may want to read. The shell limits the rate.

@@ -50,6 +50,8 @@ pub struct Connection {
     pub session_expiry_s: u32,
     /// The client wants reason strings and user properties on every packet.
     pub problem_information: bool,
+    /// How the client proves who it is, if in more than one step (4.12).
+    pub method: Option<Box<str>>,
     receive_max: u16,
     alias_in: AliasesIn,
     alias_out: Option<Box<AliasesOut>>,
@@ -119,6 +121,7 @@ impl Connection {
             packet_bytes_max: properties.maximum_packet_bytes.unwrap_or(PACKET_BYTES_MAX as u32),
             session_expiry_s: asked_s.min(grant.session_expiry_max_s),
             problem_information: properties.request_problem_information,
+            method: properties.authentication_method.map(Box::from),
             receive_max: grant.receive_max,
             //= MQTT-3.3.2-7
             alias_in: AliasesIn { max: grant.topic_alias_max, topics: Vec::new() },
@@ -144,9 +147,14 @@ impl Connection {
             Packet::Suback(_) => "SUBACK from a client",
             Packet::Unsuback(_) => "UNSUBACK from a client",
             Packet::Pingresp => "PINGRESP from a client",
-            //= MQTT-4.12.0-7
-            // Without an authentication method in CONNECT, AUTH is an error.
-            Packet::Auth(_) => "AUTH without an authentication method",
+            Packet::Auth(auth) => match (&self.method, auth.method) {
+                //= MQTT-4.12.0-7
+                // Without an authentication method in CONNECT, AUTH is an error.
+                (None, _) => "AUTH, but CONNECT named no authentication method",
+                //= MQTT-4.12.1-1
+                (Some(agreed), method) if method != Some(agreed) => "AUTH with another method than that of CONNECT",
+                (Some(_), _) => return Ok(()),
+            },
             _ => return Ok(()),
         };
         Err(Misbehaved { reason: Reason::ProtocolError, why })

@@ -7,35 +7,44 @@ pub mod password;
 pub mod password_file;
 mod policy;
 mod pool;
+pub mod scram;
+pub mod scram_file;
 mod token;
 
 use std::{
-    io,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use contract::config::Config;
+use contract::config::{Config, Mechanism};
+use ring::rand::{SecureRandom, SystemRandom};
 
 pub(crate) use self::pool::Asker;
 use self::pool::Pool;
 use crate::{
+    data_dir,
     port::{Note, Port},
     shard::Clock,
 };
 
 /// Can the passwords and rules that a configuration names be read? An error names key, file and line.
 pub fn check(config: &Config) -> Result<(), String> {
-    policy::read(config, &policy::listeners(config), 0, 0).map(drop)
+    policy::read(config, &policy::listeners(config), 0, (0, [0; 32])).map(drop)
 }
+
+/// In the data directory: what salts of SCRAM users that do not exist are made from.
+const SCRAM_SECRET: &str = "scram.secret";
 
 /// The doors of this node.
 pub(crate) struct Doors {
     pool: Pool,
     ports: Arc<[Arc<Port>]>,
     seed: u64,
+    data_dir: PathBuf,
     number: u64,
     /// As they were opened.
     listeners: policy::Listeners,
@@ -52,6 +61,7 @@ impl Doors {
             pool,
             ports: ports.clone(),
             seed,
+            data_dir: PathBuf::from(&config.node.data_dir),
             number: 0,
             listeners: policy::listeners(config),
             stale: Arc::default(),
@@ -80,12 +90,15 @@ impl Doors {
     /// Reads passwords and rules, and tells everybody. An error changes nothing.
     pub(crate) fn read(&mut self, config: &Config) -> Result<(), String> {
         let number = self.number + 1;
-        let (policy, chain) = policy::read(config, &self.listeners, number, self.seed)?;
+        let scram = config.authentication.iter().any(|one| one.enable && one.mechanism == Mechanism::Scram);
+        let secret = if scram { secret(&self.data_dir)? } else { [0; 32] };
+        let (policy, chain) = policy::read(config, &self.listeners, number, (self.seed, secret))?;
         self.number = number;
         // Whoever is judged by the new chain before its shard has the new policy is asked about again.
         self.pool.set(chain);
         let rules = policy.rules.as_ref().map_or(0, |rules| rules.len());
-        tracing::info!(number, rules, users = policy.credentials.len(), "passwords and rules are in force");
+        let users = policy.credentials.len() + policy.method_credentials.len();
+        tracing::info!(number, rules, users, "passwords and rules are in force");
         let policy = Arc::new(policy);
         for port in self.ports.iter() {
             if port.post(Note::Policy(policy.clone())).is_err() {
@@ -93,5 +106,21 @@ impl Doors {
             }
         }
         Ok(())
+    }
+}
+
+/// The secret of this data directory. It stays the same, or a restart would show which users do not exist.
+fn secret(data_dir: &Path) -> Result<scram::Secret, String> {
+    let path = data_dir.join(SCRAM_SECRET);
+    let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    match fs::read(&path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| failed(&"it has not 32 bytes")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut secret = [0; 32];
+            SystemRandom::new().fill(&mut secret).map_err(|_| failed(&"the system gives no random bytes"))?;
+            data_dir::replace(data_dir, SCRAM_SECRET, &secret).map_err(|error| failed(&error))?;
+            Ok(secret)
+        }
+        Err(error) => Err(failed(&error)),
     }
 }

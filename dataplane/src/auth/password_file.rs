@@ -1,7 +1,7 @@
 //! mosquitto's password file: `user:hash` per line. Read on an ordinary thread, asked on the threads of [`super::pool`], written
 //! by `ringmq passwd`. Always true: every user stands in it once; a user that is not in it costs a question as much time as one that is.
 
-use std::{collections::HashMap, hash::BuildHasher};
+use std::{collections::HashMap, fmt::Display, hash::BuildHasher};
 
 use contract::hash;
 
@@ -15,7 +15,13 @@ const USER_BYTES_MAX: usize = 65_535;
 /// Users and their hashed passwords, in the order of the file.
 #[derive(Clone, Default, Debug)]
 pub struct PasswordFile {
-    lines: Vec<(Box<str>, Hashed)>,
+    users: Users<Hashed>,
+}
+
+/// Lines of `user:secret`, in the order of their file.
+#[derive(Clone, Debug)]
+pub(super) struct Users<T> {
+    lines: Vec<(Box<str>, T)>,
     by_user: HashMap<Box<str>, usize>,
 }
 
@@ -33,35 +39,17 @@ pub enum Answer {
 impl PasswordFile {
     /// Reads a file, or says which line is wrong.
     pub fn parse(text: &str) -> Result<PasswordFile, String> {
-        let mut file = PasswordFile::default();
-        for (at, line) in text.lines().enumerate() {
-            let line = line.trim_end();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let wrong = |why: &str| format!("line {}: {why}", at + 1);
-            let (user, hashed) = line.split_once(':').ok_or_else(|| wrong("a line is user:hash"))?;
-            check_user(user).map_err(wrong)?;
-            let hashed = Hashed::parse(hashed).map_err(wrong)?;
-            if file.by_user.contains_key(user) {
-                return Err(wrong(&format!("user {user:?} stands in the file already")));
-            }
-            file.by_user.insert(user.into(), file.lines.len());
-            file.lines.push((user.into(), hashed));
-        }
-        Ok(file)
+        Ok(PasswordFile { users: Users::parse(text, Hashed::parse)? })
     }
 
     /// Is this the user's password?
     pub fn ask(&self, user: &str, password: &[u8]) -> Answer {
-        match self.by_user.get(user) {
-            Some(&at) if self.lines[at].1.is(password) => Answer::Right(proof(&self.lines[at])),
+        match self.users.find(user) {
+            Some((at, hashed)) if hashed.is(password) => Answer::Right(self.users.proof(at)),
             Some(_) => Answer::Wrong,
             None => {
-                // Somebody else's password is compared: always the same one's for a name, as it would be if there were one.
-                if !self.lines.is_empty() {
-                    let at = self.by_user.hasher().hash_one(user) as usize % self.lines.len();
-                    std::hint::black_box(self.lines[at].1.is(password));
+                if let Some(hashed) = self.users.somebody(user) {
+                    std::hint::black_box(hashed.is(password));
                 }
                 Answer::Unknown
             }
@@ -70,13 +58,64 @@ impl PasswordFile {
 
     /// Every user with what names its proof.
     pub fn proofs(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.lines.iter().map(|line| (&*line.0, proof(line)))
+        self.users.proofs()
+    }
+}
+
+impl<T> Default for Users<T> {
+    fn default() -> Users<T> {
+        Users { lines: Vec::new(), by_user: HashMap::new() }
+    }
+}
+
+impl<T: Display> Users<T> {
+    /// Reads a file, or says which line is wrong.
+    pub(super) fn parse(text: &str, parse: impl Fn(&str) -> Result<T, &'static str>) -> Result<Users<T>, String> {
+        let mut users = Users::default();
+        for (at, line) in text.lines().enumerate() {
+            let line = line.trim_end();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let wrong = |why: &str| format!("line {}: {why}", at + 1);
+            let (user, secret) = line.split_once(':').ok_or_else(|| wrong("a line is user:hash"))?;
+            check_user(user).map_err(wrong)?;
+            let secret = parse(secret).map_err(wrong)?;
+            if users.by_user.contains_key(user) {
+                return Err(wrong(&format!("user {user:?} stands in the file already")));
+            }
+            users.by_user.insert(user.into(), users.lines.len());
+            users.lines.push((user.into(), secret));
+        }
+        Ok(users)
+    }
+
+    /// What stands behind a user's name, and in which place.
+    pub(super) fn find(&self, user: &str) -> Option<(usize, &T)> {
+        self.by_user.get(user).map(|at| (*at, &self.lines[*at].1))
+    }
+
+    /// What stands behind somebody's name: always the same one's for a name that is not in the file, as if it were.
+    pub(super) fn somebody(&self, user: &str) -> Option<&T> {
+        let at = self.by_user.hasher().hash_one(user) as usize % self.lines.len().max(1);
+        self.lines.get(at).map(|(_, secret)| secret)
+    }
+
+    /// Names what stands in a place: another number when it changes. Never 0.
+    pub(super) fn proof(&self, at: usize) -> u64 {
+        let (user, secret) = &self.lines[at];
+        hash::stable(format!("{user}:{secret}").as_bytes()).max(1)
+    }
+
+    /// Every user with what names its proof.
+    pub(super) fn proofs(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.lines.iter().enumerate().map(|(at, (user, _))| (&**user, self.proof(at)))
     }
 }
 
 /// The text of a file in which a user has another password, or none; everything else stays, comments too. The file was
 /// checked with [`PasswordFile::parse`].
-pub fn edited(text: &str, user: &str, hashed: Option<&Hashed>) -> String {
+pub fn edited(text: &str, user: &str, hashed: Option<&dyn Display>) -> String {
     let fresh = hashed.map(|hashed| format!("{user}:{hashed}"));
     let of_user = |line: &str| line.split_once(':').is_some_and(|(name, _)| name == user);
     let mut lines: Vec<&str> = text.lines().collect();
@@ -87,11 +126,6 @@ pub fn edited(text: &str, user: &str, hashed: Option<&Hashed>) -> String {
         (None, None) => {}
     }
     lines.iter().flat_map(|line| [*line, "\n"]).collect()
-}
-
-/// Names a user's password: another number when it changes. Never 0.
-fn proof((user, hashed): &(Box<str>, Hashed)) -> u64 {
-    hash::stable(format!("{user}:{hashed}").as_bytes()).max(1)
 }
 
 /// Can somebody be called like this in such a file?

@@ -5,6 +5,7 @@ use ahash::RandomState;
 use broker::{
     access::{self, Principal, RULES_MAX, Rule, Rules},
     admission::{Policy, Verdict},
+    exchange::{Judged, Memory},
 };
 use contract::config::{Backend, Config, DenyAction, ListenerKind, Mechanism, Permission, RuleFormat, Source};
 use hashbrown::HashMap;
@@ -14,6 +15,8 @@ use super::{
     hook::Hook,
     password_file::{self, Answer, PasswordFile},
     pool::Question,
+    scram::{METHOD, Secret},
+    scram_file::{self, ScramFile},
     token::Tokens,
 };
 use crate::files;
@@ -27,6 +30,9 @@ pub(crate) struct Chain {
     /// Number of the policy that goes with it.
     pub(crate) number: u64,
     asked: Vec<Asked>,
+    /// Who is asked about clients that prove themselves in several steps.
+    scram: Vec<ScramFile>,
+    secret: Secret,
     /// By listener: clients without a user name may come in.
     anonymous: Vec<bool>,
 }
@@ -49,7 +55,7 @@ pub(super) enum Word {
 impl Chain {
     /// Nobody.
     pub(crate) fn nobody() -> Chain {
-        Chain { number: 0, asked: Vec::new(), anonymous: Vec::new() }
+        Chain { number: 0, asked: Vec::new(), scram: Vec::new(), secret: [0; 32], anonymous: Vec::new() }
     }
 
     /// Asks one after the other. Takes as long as the passwords are expensive.
@@ -67,6 +73,17 @@ impl Chain {
             (None, true) => Ok(Principal::unproven(None)),
             (None, false) => Err(Reason::NotAuthorized),
         }
+    }
+}
+
+impl Chain {
+    /// Judges one step of a client that proves itself in several.
+    pub(crate) fn step(&self, method: &str, data: &[u8], memory: Option<Memory>) -> Judged {
+        if method != METHOD || self.scram.is_empty() {
+            let why = "an authentication method that is not configured any more";
+            return Judged::Refused { reason: Reason::BadAuthenticationMethod, why };
+        }
+        scram_file::judge(&self.scram, &self.secret, data, memory)
     }
 }
 
@@ -99,10 +116,16 @@ pub(crate) fn listeners(config: &Config) -> Listeners {
 }
 
 /// Reads everything that `config` names. An error names key and file.
-pub(crate) fn read(config: &Config, open: &Listeners, number: u64, seed: u64) -> Result<(Policy, Chain), String> {
+pub(crate) fn read(
+    config: &Config,
+    open: &Listeners,
+    number: u64,
+    (seed, secret): (u64, Secret),
+) -> Result<(Policy, Chain), String> {
     let hasher = RandomState::with_seeds(seed, 40, 41, 42);
     let mut credentials: HashMap<Box<str>, u64, RandomState> = HashMap::with_hasher(hasher);
-    let mut asked = Vec::new();
+    let mut method_credentials = credentials.clone();
+    let (mut asked, mut scram) = (Vec::new(), Vec::new());
     for (index, authenticator) in config.authentication.iter().enumerate().filter(|(_, one)| one.enable) {
         if authenticator.mechanism == Mechanism::Jwt {
             let tokens = Tokens::new(&authenticator.token, seed, |path| read_file(path, KEY_BYTES_MAX));
@@ -114,9 +137,17 @@ pub(crate) fn read(config: &Config, open: &Listeners, number: u64, seed: u64) ->
             asked.push(Asked::Hook(Box::new(Hook::new(&authenticator.hook, seed))));
             continue;
         }
-        let file = read_file(&authenticator.path, password_file::FILE_BYTES_MAX)
-            .and_then(|text| PasswordFile::parse(&text))
-            .map_err(|why| format!("authentication[{index}].path: {}: {why}", authenticator.path))?;
+        let wrong = |why| format!("authentication[{index}].path: {}: {why}", authenticator.path);
+        let text = read_file(&authenticator.path, password_file::FILE_BYTES_MAX).map_err(wrong)?;
+        if authenticator.mechanism == Mechanism::Scram {
+            let file = ScramFile::parse(&text).map_err(wrong)?;
+            for (user, proof) in file.proofs() {
+                method_credentials.entry(user.into()).or_insert(proof);
+            }
+            scram.push(file);
+            continue;
+        }
+        let file = PasswordFile::parse(&text).map_err(wrong)?;
         for (user, proof) in file.proofs() {
             // Who is in two files is denied by the first that it has no password for.
             credentials.entry(user.into()).or_insert(proof);
@@ -129,18 +160,21 @@ pub(crate) fn read(config: &Config, open: &Listeners, number: u64, seed: u64) ->
     };
     let anonymous: Vec<bool> = open.iter().map(lets).collect();
     let rules = rules_of(config, seed)?;
-    if asked.is_empty() && rules.as_ref().is_some_and(Rules::names_users) {
+    let asks = !asked.is_empty() || !scram.is_empty();
+    if !asks && rules.as_ref().is_some_and(Rules::names_users) {
         tracing::warn!("rules name users, but nobody is asked who a client is: a user name is believed as it is told");
     }
     let policy = Policy {
         number,
-        asks: !asked.is_empty(),
+        asks,
         anonymous: anonymous.clone(),
         rules: rules.map(Into::into),
         disconnects: config.authorization.deny_action == DenyAction::Disconnect,
         credentials,
+        methods: if scram.is_empty() { Vec::new() } else { vec![METHOD] },
+        method_credentials,
     };
-    Ok((policy, Chain { number, asked, anonymous }))
+    Ok((policy, Chain { number, asked, scram, secret, anonymous }))
 }
 
 /// The rules of all sources; `None`: everything is allowed.
@@ -199,7 +233,7 @@ mod tests {
         let mut other = Listener { name: "another".to_owned(), ..config.listeners[0].clone() };
         (other.allow_anonymous, config.listeners[0].allow_anonymous) = (true, false);
         config.listeners.insert(0, other);
-        let (policy, _) = read(&config, &open, 1, 1).expect("there is nothing to read");
+        let (policy, _) = read(&config, &open, 1, (1, [0; 32])).expect("there is nothing to read");
         assert_eq!(policy.anonymous, [false]);
     }
 

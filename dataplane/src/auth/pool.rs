@@ -8,7 +8,11 @@ use std::{
     thread,
 };
 
-use broker::{admission::Ask, surface::ConnId};
+use broker::{
+    admission::Ask,
+    exchange::{Memory, Round},
+    surface::ConnId,
+};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::policy::Chain;
@@ -46,11 +50,27 @@ impl Question {
     }
 }
 
+/// One step of an enhanced authentication.
+struct Step {
+    shard: u16,
+    conn: ConnId,
+    method: String,
+    data: Vec<u8>,
+    memory: Option<Memory>,
+    until_us: u64,
+}
+
+/// What waits for a thread.
+enum Job {
+    Who(Box<Question>),
+    Step(Box<Step>),
+}
+
 /// The way from a shard to the threads.
 #[derive(Clone)]
 pub(crate) struct Asker {
     shard: u16,
-    questions: Sender<Question>,
+    jobs: Sender<Job>,
 }
 
 impl Asker {
@@ -66,33 +86,41 @@ impl Asker {
             peer: ask.peer,
             until_us: ask.until_us,
         };
-        self.questions.try_send(question).is_ok()
+        self.jobs.try_send(Job::Who(Box::new(question))).is_ok()
+    }
+
+    /// Puts a step. False: too many wait.
+    pub(crate) fn step(&self, conn: ConnId, round: Round<'_>) -> bool {
+        let Round { method, data, memory, until_us } = round;
+        let (method, data) = (method.to_owned(), data.to_owned());
+        let step = Step { shard: self.shard, conn, method, data, memory, until_us };
+        self.jobs.try_send(Job::Step(Box::new(step))).is_ok()
     }
 }
 
 /// The threads, as the rest of the process sees them.
 #[derive(Clone)]
 pub(crate) struct Pool {
-    questions: Sender<Question>,
+    jobs: Sender<Job>,
     chain: Arc<RwLock<Arc<Chain>>>,
 }
 
 impl Pool {
     /// Starts `threads`, before which `queue_max` questions may wait. They end with the last [`Asker`].
     pub(crate) fn start(threads: u8, queue_max: u32, ports: &Arc<[Arc<Port>]>, clock: Clock) -> io::Result<Pool> {
-        let (questions, waiting) = bounded(queue_max as usize);
+        let (jobs, waiting) = bounded(queue_max as usize);
         let chain = Arc::new(RwLock::new(Arc::new(Chain::nobody())));
         for index in 0..threads {
             let (waiting, chain, ports) = (waiting.clone(), chain.clone(), ports.clone());
             let name = format!("auth-{index}");
             thread::Builder::new().name(name).spawn(move || answer(&waiting, &chain, &ports, clock))?;
         }
-        Ok(Pool { questions, chain })
+        Ok(Pool { jobs, chain })
     }
 
     /// The way here from a shard.
     pub(crate) fn asker(&self, shard: u16) -> Asker {
-        Asker { shard, questions: self.questions.clone() }
+        Asker { shard, jobs: self.jobs.clone() }
     }
 
     /// Whom to ask from now on.
@@ -101,16 +129,29 @@ impl Pool {
     }
 }
 
-fn answer(waiting: &Receiver<Question>, chain: &RwLock<Arc<Chain>>, ports: &[Arc<Port>], clock: Clock) {
-    for question in waiting {
-        if clock.now().mono_us >= question.until_us {
+fn answer(waiting: &Receiver<Job>, chain: &RwLock<Arc<Chain>>, ports: &[Arc<Port>], clock: Clock) {
+    for job in waiting {
+        let until_us = match &job {
+            Job::Who(question) => question.until_us,
+            Job::Step(step) => step.until_us,
+        };
+        if clock.now().mono_us >= until_us {
             // Its connection has been refused, or has gone.
             continue;
         }
         let chain = chain.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let verdict = chain.judge(&question);
-        let note = Note::Authenticated { conn: question.conn, policy: chain.number, verdict };
-        if let Some(port) = ports.get(usize::from(question.shard)) {
+        let policy = chain.number;
+        let (shard, note) = match job {
+            Job::Who(question) => {
+                let verdict = chain.judge(&question);
+                (question.shard, Note::Authenticated { conn: question.conn, policy, verdict })
+            }
+            Job::Step(step) => {
+                let Step { shard, conn, method, data, memory, .. } = *step;
+                (shard, Note::Exchanged { conn, policy, judged: chain.step(&method, &data, memory) })
+            }
+        };
+        if let Some(port) = ports.get(usize::from(shard)) {
             // A note of this kind is always taken: there are at most as many as questions.
             drop(port.post(note));
         }

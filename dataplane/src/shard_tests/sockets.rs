@@ -162,7 +162,7 @@ impl Brain for Mirror {
                 out.close(asker);
             }
             Input::View(_) | Input::Logged(_) | Input::Replay | Input::Memory { .. } => {}
-            Input::Policy(_) | Input::Authenticated { .. } | Input::System { .. } => {}
+            Input::Policy(_) | Input::Authenticated { .. } | Input::Exchanged { .. } | Input::System { .. } => {}
             Input::Drain => {
                 for conn in self.lines.keys() {
                     out.close(*conn);

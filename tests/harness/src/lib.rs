@@ -31,6 +31,7 @@ pub mod program;
 pub mod raw;
 pub mod ready;
 pub mod rumq;
+pub mod scram;
 pub mod script;
 pub mod seed;
 pub mod segment;

@@ -25,6 +25,7 @@ pub mod kind {
     pub const PINGREQ: u8 = 12;
     pub const PINGRESP: u8 = 13;
     pub const DISCONNECT: u8 = 14;
+    pub const AUTH: u8 = 15;
 }
 
 /// Appends a variable byte integer.
@@ -280,11 +281,11 @@ fn length_at(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
 }
 
 impl Packet {
-    /// The reason code of CONNACK, DISCONNECT or an acknowledgement; 0 where the short form leaves it out.
+    /// The reason code of CONNACK, DISCONNECT, AUTH or an acknowledgement; 0 where the short form leaves it out.
     pub fn reason(&self) -> u8 {
         let at = match self.kind {
             kind::CONNACK => 1,
-            kind::DISCONNECT => 0,
+            kind::DISCONNECT | kind::AUTH => 0,
             kind::SUBACK | kind::UNSUBACK => return self.body.last().copied().unwrap_or(0),
             _ => 2,
         };

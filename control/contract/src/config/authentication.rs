@@ -38,11 +38,11 @@ section! {
     AuthenticatorKnobs at "authentication[]" {
         /// A disabled authenticator is not asked.
         enable: bool = "enable", Kind::Switch, Switch(true), Live, "false";
-        /// What a client proves itself with: a user name and a password, or a signed token (JWT).
+        /// What a client proves itself with: a user name and a password, a signed token (JWT), or a proof in several steps (SCRAM-SHA-256) from a client that names it as its Authentication Method.
         mechanism: Mechanism = "mechanism", Kind::Choice(Mechanism::WORDS), Number(0), Live, "\"jwt\"";
-        /// Who knows the passwords: a file in mosquitto's format, see `ringmq passwd`, which passes on whom it does not know; or a server.
+        /// Who knows the passwords: a file in mosquitto's format (for `scram` one of `ringmq passwd --scram`), which passes on whom it does not know; or a server.
         backend: Backend = "backend", Kind::Choice(Backend::WORDS), Number(0), Live, "\"http\"";
-        /// The file. It is read again at SIGHUP. Required for passwords in a file.
+        /// The file. It is read again at SIGHUP. Required for passwords in a file, and for `scram`.
         path: String = "path", Kind::Text(PATH_BYTES_MAX), Unset, Live, "\"/etc/ringmq/passwords\"";
     }
 }
@@ -98,6 +98,8 @@ choice! {
         PasswordBased = "password_based",
         /// A signed token.
         Jwt = "jwt",
+        /// A proof in several steps that shows the password to nobody (SCRAM-SHA-256, MQTT 5.0 only).
+        Scram = "scram",
     }
 }
 

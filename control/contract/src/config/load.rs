@@ -210,7 +210,10 @@ impl<'a> Assembly<'a> {
             let hook: HookKnobs = this.member_section(List::Authentication, &shown, &mut sayings);
             let plain = hook.url.as_ref().is_some_and(|url| url.starts_with("http://"));
             let missing = match (knobs.mechanism, knobs.backend) {
-                (Mechanism::PasswordBased, Backend::File) => {
+                (Mechanism::Scram, Backend::Http) => {
+                    Some(format!("{shown}mechanism is \"scram\", which needs backend = \"file\""))
+                }
+                (Mechanism::PasswordBased | Mechanism::Scram, Backend::File) => {
                     knobs.path.is_empty().then(|| format!("{shown}path is required"))
                 }
                 (Mechanism::PasswordBased, Backend::Http) => {

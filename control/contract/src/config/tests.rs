@@ -313,6 +313,11 @@ fn authenticators_and_sources_are_lists_in_order() {
             "[[authentication]]\nmechanism = \"jwt\"",
             "authentication[0].mechanism is \"jwt\", which needs one of secret, public_key",
         ),
+        ("[[authentication]]\nmechanism = \"scram\"", "authentication[0].path is required"),
+        (
+            "[[authentication]]\nmechanism = \"scram\"\nbackend = \"http\"",
+            "authentication[0].mechanism is \"scram\", which needs backend = \"file\"",
+        ),
         ("[[authentication]]\npath = \"a\"\nverify_claims = [\"x\"]", "authentication[0].verify_claims has \"x\""),
         ("authentication = 1", "authentication must be an array of tables"),
         ("[[authentication]]\npath = \"a\"\nbackend = \"ldap\"", "authentication[0].backend must be one of \"file\""),
