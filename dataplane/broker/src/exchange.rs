@@ -17,7 +17,7 @@ use crate::{
     access::Principal,
     admission::Verdict,
     conn::{Phase, pause},
-    counters::Counter,
+    counters::{Counter, PacketType},
     deliver::tell,
     lifecycle::close,
     sizes::write_within,
@@ -138,7 +138,7 @@ impl Shard {
             }
         };
         let total = raw.total;
-        self.counters.one(Counter::packets_received);
+        self.counters.packet_received(raw.first);
         match codec::decode(Version::V5, raw) {
             Ok(Packet::Auth(auth)) => {
                 let agreed = self.conns.get(id).and_then(|conn| conn.exchange.as_ref()).map(|e| &*e.method);
@@ -249,6 +249,9 @@ impl Shard {
         let auth = Auth { reason, method, data, reason_string: None, user: UserProperties::default() };
         let fits = write_within(&mut conn.out, exchange.packet_bytes_max, |bytes| encode::auth(bytes, &auth));
         tell(conn, out);
+        if fits {
+            self.counters.packet_sent(PacketType::Auth);
+        }
         fits
     }
 

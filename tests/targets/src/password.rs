@@ -3,6 +3,7 @@
 use dataplane::auth::{
     password::Hashed,
     password_file::{Answer, PasswordFile, check_user, edited},
+    scram_file::ScramFile,
 };
 
 /// Dearer hashes are parsed and not computed: that is slow on purpose.
@@ -14,6 +15,9 @@ const COMPARED_MAX: usize = 4;
 /// The input is a file. What was read is written as it was read, and asking about users never does more than that.
 pub fn password(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(file) = ScramFile::parse(text) {
+        assert!(file.proofs().all(|(user, proof)| proof != 0 && check_user(user).is_ok()));
+    }
     for line in text.lines() {
         let hash = line.split_once(':').map_or(line, |(_, hash)| hash);
         if let Ok(hashed) = Hashed::parse(hash) {
@@ -36,7 +40,8 @@ pub fn password(data: &[u8]) {
     let cheap = cheap.expect("a hash");
     for user in users.iter().copied().chain(["somebody-new"]) {
         for hashed in [Some(&cheap), None] {
-            let after = PasswordFile::parse(&edited(text, user, hashed)).expect("an edited file can be read");
+            let after = PasswordFile::parse(&edited(text, user, hashed.map(|hashed| hashed as _)))
+                .expect("an edited file can be read");
             let known = |one: &str| after.proofs().any(|(user, _)| user == one);
             assert_eq!(known(user), hashed.is_some(), "{user:?} in {text:?}");
             assert!(users.iter().all(|other| *other == user || known(other)), "{user:?} in {text:?}");
