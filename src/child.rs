@@ -98,13 +98,19 @@ impl Child {
         Ok(())
     }
 
-    /// It said that it is up; a word of a predecessor is ignored.
+    /// It said that it is up, or that what it said then has changed; a word of a predecessor is ignored.
     pub(crate) fn came_up(&mut self, pid: u32, said: Value) -> bool {
         let ours = self.process.as_ref().is_some_and(|process| process.id() == pid);
         if ours {
-            self.up = Some(Up { since: Instant::now(), said });
+            let since = self.up.as_ref().map_or_else(Instant::now, |up| up.since);
+            self.up = Some(Up { since, said });
         }
         ours
+    }
+
+    /// Has it said that it is up?
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.is_some()
     }
 
     /// What it said when it came up, while it is up.
@@ -165,24 +171,23 @@ fn executable() -> io::Result<PathBuf> {
     if own.exists() { Ok(own) } else { std::env::current_exe() }
 }
 
-/// Reads the line that says that a child is up, and then whatever else it prints.
+/// Reads the lines that say that a child is up, and where it listens now.
 fn listen(out: Option<ChildStdout>, role: Role, pid: u32, events: &Sender<Event>) {
     let Some(out) = out else {
         return;
     };
     let mut reader = BufReader::new(out);
-    let mut line = Vec::new();
-    let read = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
-    if !read.is_ok_and(|bytes| bytes > 0) {
-        return;
-    }
-    match serde_json::from_slice(&line) {
-        // The supervisor outlives its readers; if not, there is nobody to tell.
-        Ok(said) => _ = events.send(Event::Up { role, pid, said }),
-        Err(cause) => warn!("{role} said something that is no JSON line: {cause}"),
-    }
-    let rest = io::copy(&mut reader, &mut io::stderr());
-    if let Err(cause) = rest {
-        debug!("the output of {role} ended: {cause}");
+    loop {
+        let mut line = Vec::new();
+        match reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(cause) => return debug!("the output of {role} ended: {cause}"),
+        }
+        match serde_json::from_slice(&line) {
+            // The supervisor outlives its readers; if not, there is nobody to tell.
+            Ok(said) => _ = events.send(Event::Up { role, pid, said }),
+            Err(cause) => warn!("{role} said something that is no JSON line: {cause}"),
+        }
     }
 }

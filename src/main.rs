@@ -102,6 +102,29 @@ enum Question {
     /// API keys, with which programs may change something over HTTP.
     #[command(subcommand)]
     Key(Key),
+    /// Ban a client id, a user name, or an address; whoever is connected is disconnected.
+    Ban {
+        #[command(flatten)]
+        banned: Banned,
+        /// For so many seconds; without it, until it is lifted.
+        #[arg(long, value_name = "SECONDS")]
+        r#for: Option<u64>,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Lift a ban.
+    Unban(Banned),
+    /// Show who is banned.
+    Banned,
+}
+
+#[derive(clap::Args)]
+struct Banned {
+    /// `clientid`, `username` or `peerhost`.
+    kind: String,
+    /// The client id, the user name, or the address or network (10.0.0.0/8).
+    who: String,
 }
 
 #[derive(Subcommand)]
@@ -251,6 +274,12 @@ fn ctl(file: Option<&Path>, question: Question) -> ExitCode {
         Question::Key(Key::Add { name }) => control::ctl::order(data_dir, &Ask::KeyAdd(name)),
         Question::Key(Key::Remove { name }) => control::ctl::order(data_dir, &Ask::KeyRemove(name)),
         Question::Key(Key::List) => control::ctl::order(data_dir, &Ask::Keys),
+        Question::Ban { banned: Banned { kind, who }, r#for, reason } => {
+            let for_ms = r#for.map(|s| s.saturating_mul(1000));
+            control::ctl::order(data_dir, &Ask::BanAdd { kind, who, reason, for_ms })
+        }
+        Question::Unban(Banned { kind, who }) => control::ctl::order(data_dir, &Ask::BanRemove { kind, who }),
+        Question::Banned => control::ctl::order(data_dir, &Ask::Bans),
     };
     match done {
         Ok(said) => print(&said.iter().map(|line| format!("{line}\n")).collect::<String>(), ExitCode::SUCCESS),

@@ -1,4 +1,5 @@
-//! `ready.json` in the data directory: there from the moment when every listener accepts until the node stops.
+//! `ready.json` in the data directory: there from the moment when every listener accepts until the node stops; it names the
+//! listeners as they are now.
 //! Scripts from outside rely on its fields.
 
 use std::{

@@ -120,8 +120,9 @@ impl Supervisor<'_> {
                     }
                 }
                 Some(Event::Up { role, pid, said }) => {
+                    let was_up = self.child(role).is_up();
                     if self.child(role).came_up(pid, said) {
-                        self.came_up(role);
+                        self.came_up(role, was_up);
                     }
                 }
             }
@@ -143,7 +144,8 @@ impl Supervisor<'_> {
         }
     }
 
-    fn came_up(&mut self, role: Role) {
+    /// A child has come up, or was up and listens somewhere else now.
+    fn came_up(&mut self, role: Role, was_up: bool) {
         let [dataplane, control] = &self.children;
         let (Some(dataplane), Some(control)) = (dataplane.said(), control.said()) else {
             return;
@@ -151,6 +153,9 @@ impl Supervisor<'_> {
         let ready = Ready { config: &self.config, dataplane, control };
         if let Err(cause) = ready.write(&self.data_dir) {
             error!("cannot write ready.json in {}: {cause}", self.data_dir.display());
+        }
+        if was_up && self.was_ready {
+            return;
         }
         if self.was_ready {
             info!("{role} is up again");

@@ -140,8 +140,8 @@ impl World {
                 durability: Durability { mode: Mode::None, ..config.durability.clone() },
                 links: Vec::new(),
                 seed: 1,
-                mountpoints: Vec::new(),
-                certificate_users: Vec::new(),
+                flapping_detect: Default::default(),
+                listeners: Default::default(),
                 plant: None,
             }
         };

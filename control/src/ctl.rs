@@ -27,7 +27,11 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{CONTROL_SOCKET, state::Shared};
+use crate::{
+    CONTROL_SOCKET,
+    bans::{self, Entry},
+    state::Shared,
+};
 
 /// Questions that are answered at the same time.
 const CONNECTIONS_MAX: usize = 16;
@@ -120,6 +124,14 @@ async fn carry_out(ask: Ask, shared: &Arc<Shared>) -> Result<Vec<String>, String
             Ok(vec![format!("key    {}", minted.key), format!("secret {}", minted.secret)])
         }
         Ask::KeyRemove(name) => doors.remove_key(&name).map(nothing),
+        Ask::Bans => Ok(shared.bans.list().iter().map(Entry::to_line).collect()),
+        Ask::BanAdd { kind, who, reason, for_ms } => {
+            let entry = Entry::new(&kind, &who, bans::BY_CTL, &reason, for_ms)?;
+            // Whoever is banned is banned anew, for as long as was said now.
+            _ = shared.bans.remove(&kind, &who);
+            shared.bans.add(entry).map(|_| Vec::new())
+        }
+        Ask::BanRemove { kind, who } => shared.bans.remove(&kind, &who).map(nothing),
     }
 }
 

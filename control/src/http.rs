@@ -9,13 +9,16 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, RawQuery, Request, State, rejection::JsonRejection, rejection::PathRejection},
+    extract::{
+        DefaultBodyLimit, Path, Query, RawQuery, Request, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
-use contract::report::LogState;
+use contract::report::{ListenerReport, LogState};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
@@ -29,6 +32,7 @@ use tower_service::Service;
 use tracing::{debug, info, warn};
 
 use crate::{
+    bans::{self, Entry, NewBan},
     gate::{self, Peer},
     host::Host,
     metrics,
@@ -45,6 +49,8 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(15);
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// A connection lives no longer than this.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// Most rows of one page.
+const PAGE_MAX: usize = 10_000;
 /// What EMQX tells a load balancer to wait.
 const RETRY_AFTER_S: &str = "15";
 
@@ -108,6 +114,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v5/api_key", get(keys).post(add_key))
         .route("/api/v5/api_key/{name}", delete(remove_key))
         .route("/api/v5/reload", post(reload))
+        .route("/api/v5/listeners", get(listeners))
+        .route("/api/v5/banned", get(banned).post(ban).delete(unban_all))
+        .route("/api/v5/banned/{kind}/{*who}", delete(unban))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(shared.clone(), gate::pass))
@@ -248,6 +257,78 @@ async fn reload(State(shared): State<Arc<Shared>>) -> Response {
     match shared.reload().await {
         Ok(said) => Json(json!({ "message": said })).into_response(),
         Err(why) => refused(StatusCode::BAD_REQUEST, "BAD_CONFIG", &why),
+    }
+}
+
+/// The listeners of the configuration, with EMQX's field names.
+async fn listeners(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let report = Some(shared.seen()).filter(|seen| seen.up).and_then(|seen| seen.report);
+    let listeners = report.iter().flat_map(|report| &report.listeners);
+    let row = |listener: &ListenerReport| {
+        let ListenerReport { kind, name, connections, max_connections, running, .. } = listener;
+        let status =
+            json!({ "running": running, "current_connections": connections, "max_connections": max_connections });
+        json!({
+            "id": format!("{kind}:{name}"),
+            "type": kind,
+            "name": name,
+            "node": shared.node,
+            "enable": true,
+            "bind": listener.address,
+            "running": running,
+            "current_connections": connections,
+            "max_connections": max_connections,
+            "error": listener.error,
+            "status": status,
+        })
+    };
+    Json(listeners.map(row).collect())
+}
+
+#[derive(Deserialize)]
+struct Pages {
+    page: Option<usize>,
+    limit: Option<usize>,
+}
+
+/// Who may not connect, with EMQX's field names.
+async fn banned(State(shared): State<Arc<Shared>>, pages: Result<Query<Pages>, QueryRejection>) -> Response {
+    let Ok(Query(Pages { page, limit })) = pages else {
+        return refused(StatusCode::BAD_REQUEST, "BAD_REQUEST", "page and limit are numbers");
+    };
+    let (page, limit) = (page.unwrap_or(1).max(1), limit.unwrap_or(100).clamp(1, PAGE_MAX));
+    let all = shared.bans.list();
+    let from = (page - 1).saturating_mul(limit);
+    let data: Vec<Value> = all.iter().skip(from).take(limit).map(Entry::to_json).collect();
+    let hasnext = from.saturating_add(limit) < all.len();
+    let meta = json!({ "page": page, "limit": limit, "count": all.len(), "hasnext": hasnext });
+    Json(json!({ "data": data, "meta": meta })).into_response()
+}
+
+async fn ban(State(shared): State<Arc<Shared>>, asked: Result<Json<NewBan>, JsonRejection>) -> Response {
+    let made = match asked {
+        Ok(Json(asked)) => asked.entry(),
+        Err(why) => Err(why.body_text()),
+    };
+    match made.and_then(|entry| shared.bans.add(entry)) {
+        Ok(entry) => Json(entry.to_json()).into_response(),
+        Err(why) if why == bans::EXISTS => refused(StatusCode::BAD_REQUEST, "ALREADY_EXISTS", &why),
+        Err(why) => refused(StatusCode::BAD_REQUEST, "BAD_REQUEST", &why),
+    }
+}
+
+async fn unban(State(shared): State<Arc<Shared>>, path: Result<Path<(String, String)>, PathRejection>) -> Response {
+    let lifted = path.map_err(|why| why.body_text()).and_then(|Path((kind, who))| shared.bans.remove(&kind, &who));
+    match lifted {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => refused(StatusCode::NOT_FOUND, "NOT_FOUND", &why),
+    }
+}
+
+async fn unban_all(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.bans.clear() {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => refused(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", &why),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The control process: an ordinary async process beside the data plane. It makes the View, keeps the last Report,
 //! and serves HTTP and `ringmq ctl`. It never sees a message, and the data plane serves on without it.
 
+mod bans;
 pub mod ctl;
 mod dataplane;
 mod doors;
@@ -27,7 +28,7 @@ use std::{
 
 use contract::{
     config::{Config, Loaded},
-    view::{LimitsPage, Page, View, ViewNumber},
+    view::{LimitsPage, Page, PageKind, View, ViewNumber},
 };
 use rustix::process::{Pid, kill_process};
 use tokio::{
@@ -37,7 +38,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{doors::Doors, state::Shared};
+use crate::{bans::Bans, doors::Doors, state::Shared};
 
 /// `sysexits.h`: the configuration is wrong. A supervisor does not try again.
 pub const EXIT_CONFIG: u8 = 78;
@@ -106,12 +107,16 @@ async fn serve(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> Resul
     let ctl = ctl::listen(&socket)
         .map_err(|cause| Failure::new(1, format!("cannot listen on {}: {cause}", socket.display())))?;
     let number = ViewNumber { incarnation: incarnation::next(&data_dir), number: 1 };
-    let (view, view_seen) = watch::channel(Arc::new(view_of(config, number)));
+    let bans = bans::read(&data_dir).map_err(|cause| {
+        Failure::new(EXIT_CONFIG, format!("cannot read {}: {cause}", data_dir.join(bans::BANS_FILE).display()))
+    })?;
+    let (view, view_seen) = watch::channel(Arc::new(view_of(config, bans::page(&bans), number)));
+    let bans = Bans::new(&data_dir, bans, view.clone());
     let doors = Doors::open(&data_dir).map_err(|cause| {
         Failure::new(EXIT_CONFIG, format!("cannot read {}: {cause}", data_dir.join(doors::DOORS_FILE).display()))
     })?;
     let (reloads, mut reloads_asked) = mpsc::channel(RELOADS_MAX);
-    let shared = Shared::new(config, address, view_seen.clone(), doors, reloads);
+    let shared = Shared::new(config, address, view_seen.clone(), (doors, bans), reloads);
     let dataplane =
         dataplane::Dataplane { socket: data_dir.join(DATAPLANE_SOCKET), view: view_seen, shared: shared.clone() };
     tokio::spawn(http::serve(http, shared.clone()));
@@ -158,13 +163,17 @@ async fn serve(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> Resul
 /// A new View if pages changed, and a line about what needs a restart.
 fn apply(current: &Loaded, next: &Loaded, view: &watch::Sender<Arc<View>>) {
     logging::set_level(next.config.log.level);
-    let number = view.borrow().number;
-    let fresh = view_of(&next.config, ViewNumber { number: number.number + 1, ..number });
-    let changed = fresh.digests != view.borrow().digests;
-    if changed {
-        info!(number = fresh.number.number, "a new view is on its way to the data plane");
-        view.send_replace(Arc::new(fresh));
-    }
+    let changed = view.send_if_modified(|view| {
+        let number = ViewNumber { number: view.number.number + 1, ..view.number };
+        let bans = view.pages.iter().find(|page| page.kind() == PageKind::Bans).cloned();
+        let fresh = view_of(&next.config, bans.unwrap_or(Page::Bans(Vec::new())), number);
+        let changed = fresh.digests != view.digests;
+        if changed {
+            info!(number = fresh.number.number, "a new view is on its way to the data plane");
+            *view = Arc::new(fresh);
+        }
+        changed
+    });
     let waiting = current.waiting(next);
     if !waiting.is_empty() {
         warn!("changes wait for the next start: {}", waiting.join(", "));
@@ -172,10 +181,14 @@ fn apply(current: &Loaded, next: &Loaded, view: &watch::Sender<Arc<View>>) {
     info!(changed, "the configuration was read again");
 }
 
-fn view_of(config: &Config, number: ViewNumber) -> View {
-    let limits =
-        LimitsPage { mqtt: config.mqtt.clone(), limits: config.limits.clone(), retainer: config.retainer.clone() };
-    View::complete(number, vec![Page::Links(config.cluster.links.clone()), Page::Limits(limits)])
+fn view_of(config: &Config, bans: Page, number: ViewNumber) -> View {
+    let limits = LimitsPage {
+        mqtt: config.mqtt.clone(),
+        limits: config.limits.clone(),
+        retainer: config.retainer.clone(),
+        flapping_detect: config.flapping_detect.clone(),
+    };
+    View::complete(number, vec![Page::Links(config.cluster.links.clone()), Page::Limits(limits), bans])
 }
 
 async fn listen(bind: &str) -> io::Result<(TcpListener, SocketAddr)> {

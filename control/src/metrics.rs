@@ -329,11 +329,12 @@ mod tests {
     use std::{collections::HashSet, sync::Arc};
 
     fn shared() -> Arc<Shared> {
-        let (_, view) = tokio::sync::watch::channel(Arc::new(View::default()));
+        let (sender, view) = tokio::sync::watch::channel(Arc::new(View::default()));
         let dir = tempfile::tempdir().unwrap();
         let doors = crate::doors::Doors::open(dir.path()).unwrap();
         let (reloads, _) = tokio::sync::mpsc::channel(1);
-        Shared::new(&Config::default(), "127.0.0.1:1".parse().unwrap(), view, doors, reloads)
+        let bans = crate::bans::Bans::new(dir.path(), Vec::new(), sender);
+        Shared::new(&Config::default(), "127.0.0.1:1".parse().unwrap(), view, (doors, bans), reloads)
     }
 
     fn report() -> Report {

@@ -12,7 +12,7 @@ use std::{
 use contract::{config::Config, ctl::Status, report::Report, view::View};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::{doors::Doors, gate::COMPARISONS_MAX};
+use crate::{bans::Bans, doors::Doors, gate::COMPARISONS_MAX};
 
 /// A data plane that has not reported for so long does not answer.
 pub(crate) const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     last: Mutex<Last>,
     /// Who may change something.
     pub(crate) doors: Doors,
+    /// Who may not connect.
+    pub(crate) bans: Bans,
     /// Places for comparisons of passwords.
     pub(crate) comparisons: Semaphore,
     refused_http: AtomicU64,
@@ -94,7 +96,7 @@ impl Shared {
         config: &Config,
         http: SocketAddr,
         view: watch::Receiver<Arc<View>>,
-        doors: Doors,
+        (doors, bans): (Doors, Bans),
         reloads: mpsc::Sender<Reloading>,
     ) -> Arc<Shared> {
         Arc::new(Shared {
@@ -105,6 +107,7 @@ impl Shared {
             view,
             last: Mutex::new(Last::default()),
             doors,
+            bans,
             comparisons: Semaphore::new(COMPARISONS_MAX),
             refused_http: AtomicU64::new(0),
             reloads,
@@ -136,6 +139,7 @@ impl Shared {
 
     /// The data plane reported.
     pub(crate) fn reported(&self, report: Report) {
+        self.bans.adopt(&report.flapping);
         let mut last = self.last();
         let before = std::mem::take(&mut last.alarms);
         let since = |name| before.iter().find(|(known, _)| *known == name).map_or_else(SystemTime::now, |(_, at)| *at);

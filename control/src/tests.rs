@@ -24,7 +24,9 @@ use tokio::{
 use tower_service::Service;
 
 use crate::{
-    CONTROL_SOCKET, DATAPLANE_SOCKET, ctl,
+    CONTROL_SOCKET, DATAPLANE_SOCKET,
+    bans::Bans,
+    ctl,
     dataplane::Dataplane,
     doors::Doors,
     gate, http,
@@ -50,11 +52,12 @@ impl World {
     fn new() -> World {
         let config = Config::default();
         let number = ViewNumber { incarnation: 10, number: 1 };
-        let (view, seen) = watch::channel(Arc::new(view_of(&config, number)));
+        let (view, seen) = watch::channel(Arc::new(view_of(&config, Page::Bans(Vec::new()), number)));
         let dir = tempfile::tempdir().unwrap();
         let doors = Doors::open(dir.path()).unwrap();
         let (reloads, reloads_asked) = mpsc::channel(1);
-        let shared = Shared::new(&config, "127.0.0.1:1".parse().unwrap(), seen.clone(), doors, reloads);
+        let bans = Bans::new(dir.path(), Vec::new(), view.clone());
+        let shared = Shared::new(&config, "127.0.0.1:1".parse().unwrap(), seen.clone(), (doors, bans), reloads);
         World { dir, shared, view, reloads_asked, _seen: seen }
     }
 
@@ -94,7 +97,11 @@ impl World {
         let number = self.view.borrow().number;
         let mut config = Config::default();
         config.mqtt.inflight_max = inflight_max;
-        self.view.send_replace(Arc::new(view_of(&config, ViewNumber { number: number.number + 1, ..number })));
+        self.view.send_replace(Arc::new(view_of(
+            &config,
+            Page::Bans(Vec::new()),
+            ViewNumber { number: number.number + 1, ..number },
+        )));
     }
 }
 
@@ -193,7 +200,8 @@ async fn a_data_plane_that_lost_its_view_gets_it_again() {
         peer.report(&links_only).await;
     }
     let pages: Vec<_> = peer.view().await.pages.iter().map(Page::kind).collect();
-    assert_eq!(pages, [contract::view::PageKind::Limits], "what is held is not sent again");
+    let missing = [contract::view::PageKind::Limits, contract::view::PageKind::Bans];
+    assert_eq!(pages, missing, "what is held is not sent again");
 }
 
 #[tokio::test]

@@ -87,5 +87,6 @@ impl Brain for Broker {
         }
         self.reports += 1;
         board.links(|| self.shard.link_status());
+        board.flapping(|| self.shard.flapping());
     }
 }

@@ -11,10 +11,12 @@ use std::{
     collections::{BinaryHeap, VecDeque},
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd, RawFd},
+    sync::Arc,
 };
 
 use broker::{
     admission::Ask,
+    counters::Counter,
     event::Event,
     exchange::Round,
     surface::{Cause, ConnId, DialId, Output, Parked, Transport},
@@ -22,6 +24,7 @@ use broker::{
 use contract::ids::ShardId;
 
 use crate::{
+    addresses::{Addresses, Admitted, Crowded},
     auth::Asker,
     dial::{Dialing, Dials},
     events::Events,
@@ -186,6 +189,8 @@ pub(crate) struct Connections {
     dues: BinaryHeap<Reverse<(u64, Due)>>,
     pub(crate) dials: Dials,
     events: Events,
+    /// Of the whole node.
+    pub(crate) addresses: Arc<Addresses>,
     asker: Option<Asker>,
     /// What stages open, for the duration of one completion.
     pub(crate) plain: Vec<u8>,
@@ -197,7 +202,13 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// An empty table. `connections_max` is bounded by what a token can name.
-    pub(crate) fn new(connections_max: usize, read_bytes_max: usize, dials: Dials, events: Events) -> Connections {
+    pub(crate) fn new(
+        connections_max: usize,
+        read_bytes_max: usize,
+        dials: Dials,
+        events: Events,
+        addresses: Arc<Addresses>,
+    ) -> Connections {
         Connections {
             places: Vec::new(),
             vacant: Vec::new(),
@@ -209,12 +220,29 @@ impl Connections {
             dues: BinaryHeap::new(),
             dials,
             events,
+            addresses,
             asker: None,
             plain: Vec::new(),
             handshakes: 0,
             turn: 0,
             now_us: 0,
         }
+    }
+
+    /// Counts a connection by its address, which was not known when it was accepted.
+    pub(crate) fn count_address(
+        &mut self,
+        brain: &mut impl Brain,
+        conn: ConnId,
+        peer: SocketAddr,
+    ) -> Result<(), Crowded> {
+        let admitted = self.addresses.admit(peer.ip(), self.now_us)?;
+        match (admitted, self.tenant(conn).and_then(|tenant| tenant.seat.as_mut())) {
+            (Admitted::Counted(place), Some(seat)) => seat.place = Some(place),
+            (Admitted::Uncounted, _) => brain.count(Counter::address_uncounted, 1),
+            (Admitted::Counted(_) | Admitted::Free, _) => {}
+        }
+        Ok(())
     }
 
     /// Where clients are asked about; without it nobody is.
@@ -359,11 +387,14 @@ impl Connections {
         self.unsettle(conn);
     }
 
-    /// Ends every connection that the broker has not heard of, and so cannot say goodbye to.
-    pub(crate) fn end_unknown(&mut self) {
+    /// Ends every connection that the broker has not heard of, and so cannot say goodbye to: of all listeners, or of one.
+    pub(crate) fn end_unknown(&mut self, listener: Option<u16>) {
         for index in 0..self.places.len() {
             let place = &self.places[index];
-            let unknown = |tenant: &Connection| tenant.stage.is_unknown() && matches!(tenant.phase, Phase::Open);
+            let unknown = |tenant: &Connection| {
+                let came_in = tenant.stage.unknown().filter(|_| matches!(tenant.phase, Phase::Open));
+                came_in.is_some_and(|unknown| listener.is_none_or(|listener| listener == unknown.listener))
+            };
             if place.tenant.as_ref().is_some_and(unknown) {
                 let conn = ConnId { index: index as u32, generation: place.generation };
                 self.flush_and_end(conn, Cause::Ours);
@@ -416,6 +447,9 @@ impl Output for Connections {
     fn ready(&mut self, conn: ConnId) {
         if let Some(connection) = self.tenant(conn) {
             connection.multishot = true;
+            if let Some(seat) = &mut connection.seat {
+                seat.prove();
+            }
             self.unsettle(conn);
         }
     }

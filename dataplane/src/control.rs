@@ -20,17 +20,18 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use broker::{counters::Counters, surface::LinkStatus};
+use broker::{bans::Bans, counters::Counters, surface::LinkStatus};
 use contract::{
-    report::{CounterReport, LinkReport, ListenerReport, LogReport, Order, Report, ShardReport, Told},
+    report::{CounterReport, LinkReport, LogReport, Order, Report, ShardReport, Told},
     view::{Taken, View},
     wire::{self, Frames},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
+    addresses::Addresses,
     data_dir::DataDir,
-    listener::Opened,
+    listeners::Shown,
     log_port::Flushes,
     log_thread, memory,
     port::{Gauge, Note, Port},
@@ -41,6 +42,8 @@ use crate::{
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
+/// Bans of client ids in one Report, which the next one does not repeat once control has them.
+const FLAPPING_MAX: usize = 256;
 /// After an error of the socket itself.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -50,7 +53,10 @@ pub(crate) struct Scene {
     /// The View that was on disk, or an empty one.
     pub(crate) view: View,
     pub(crate) ports: Arc<[Arc<Port>]>,
-    pub(crate) listeners: Vec<Opened>,
+    pub(crate) listeners: Shown,
+    pub(crate) addresses: Arc<Addresses>,
+    /// Of the tables of bans.
+    pub(crate) seed: u64,
     /// How often the node speaks about itself on `$SYS`; zero: never.
     pub(crate) sys_every: Duration,
     /// What the memory watch goes by.
@@ -207,8 +213,9 @@ impl Control {
     fn obey(&mut self, order: Order) {
         if let Order::View(view) = order {
             let number = view.number;
+            let before = self.scene.view.clone();
             match self.scene.view.take(view) {
-                Taken::Newer => self.pass_on(),
+                Taken::Newer => self.pass_on(&before),
                 Taken::Old => tracing::debug!(?number, held = ?self.scene.view.number, "an old View was ignored"),
                 // The next Report names the pages that are held, and control sends the others.
                 Taken::Incomplete => tracing::debug!(?number, "a View lacks pages that are not held"),
@@ -217,7 +224,7 @@ impl Control {
         self.report_at = Instant::now();
     }
 
-    fn pass_on(&mut self) {
+    fn pass_on(&mut self, before: &View) {
         if let Err(error) = self.scene.data_dir.keep(&self.scene.view) {
             // It still holds while this process lives.
             tracing::error!(%error, "the View could not be kept for the next start");
@@ -225,13 +232,8 @@ impl Control {
         if let Some(page) = self.scene.view.limits() {
             self.scene.memory.set(&page.limits);
         }
-        let view = Arc::new(self.scene.view.clone());
-        for port in self.scene.ports.iter() {
-            if port.post(Note::View(view.clone())).is_err() {
-                tracing::error!("a shard does not read its notes; it goes on with an older View");
-            }
-        }
-        tracing::info!(number = ?view.number, "a new View is in force");
+        pass_on(&self.scene.view, Some(before), &self.scene.ports, &self.scene.addresses, self.scene.seed);
+        tracing::info!(number = ?self.scene.view.number, "a new View is in force");
     }
 
     fn forget(&mut self, why: &str) {
@@ -281,10 +283,28 @@ impl Control {
             view: view.number,
             pages: view.digests.clone(),
             shards: ports.iter().map(|port| shard_report(port)).collect(),
-            listeners: listeners.iter().map(listener_report).collect(),
+            listeners: listeners.reports(),
             links: link_reports(ports.iter().flat_map(|port| port.board.link_status())),
             counters: counter_reports(ports),
             policy_stale: self.scene.policy_stale.load(Ordering::Relaxed),
+            flapping: ports.iter().flat_map(|port| port.board.flapping_bans()).take(FLAPPING_MAX).collect(),
+        }
+    }
+}
+
+/// Hands a View to all shards, and what is made of it here, so that no shard has to.
+pub(crate) fn pass_on(view: &View, before: Option<&View>, ports: &[Arc<Port>], addresses: &Addresses, seed: u64) {
+    if let Some(page) = view.limits() {
+        addresses.set(&page.limits);
+    }
+    let bans = view.bans().unwrap_or_default();
+    let banned_before = before.and_then(View::bans).unwrap_or_default();
+    let bans = (bans != banned_before).then(|| Arc::new(Bans::new(bans, seed)));
+    let view = Arc::new(view.clone());
+    for port in ports {
+        let banned = bans.iter().all(|bans| port.post(Note::Bans(bans.clone())).is_ok());
+        if port.post(Note::View(view.clone())).is_err() || !banned {
+            tracing::error!("a shard does not read its notes; it goes on with an older View");
         }
     }
 }
@@ -342,16 +362,6 @@ fn log_report(status: &log::Status, stats: &log::Stats, flushes: &Flushes) -> Lo
         checkpoints: stats.checkpoints,
         detachments: status.detachments,
         failures: stats.failures,
-    }
-}
-
-fn listener_report(opened: &Opened) -> ListenerReport {
-    ListenerReport {
-        kind: opened.kind.as_str().to_owned(),
-        name: opened.name.clone(),
-        address: opened.address.to_string(),
-        connections: opened.seats.taken() as u64,
-        max_connections: opened.max_connections as u64,
     }
 }
 
@@ -427,7 +437,9 @@ mod tests {
                 data_dir,
                 view: View::default(),
                 ports: ports.clone(),
-                listeners: Vec::new(),
+                listeners: Shown::default(),
+                addresses: Addresses::new(&contract::config::Limits::default()),
+                seed: 1,
                 sys_every: Duration::ZERO,
                 memory: Arc::default(),
                 policy_stale: Arc::default(),

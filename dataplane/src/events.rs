@@ -39,11 +39,12 @@ enum Kind {
     Limit,
     AcceptFailed,
     ListenerFull,
+    ListenerBusy,
     Transport,
 }
 
 impl Kind {
-    const COUNT: usize = 10;
+    const COUNT: usize = 11;
 }
 
 /// One line, with everything it says.
@@ -66,6 +67,7 @@ enum Text {
     Limit { key: &'static str, client: String },
     AcceptFailed { listener: String, error: io::Error },
     ListenerFull { listener: String, peer: SocketAddr },
+    ListenerBusy { listener: String, peer: SocketAddr },
     Transport { listener: String, peer: SocketAddr, why: String },
 }
 
@@ -132,6 +134,9 @@ fn write(line: Line) {
         }
         Text::ListenerFull { listener, peer } => {
             tracing::warn!(shard, listener, %peer, suppressed, "connection closed: max_connections is reached");
+        }
+        Text::ListenerBusy { listener, peer } => {
+            tracing::warn!(shard, listener, %peer, suppressed, "connection closed: max_conn_rate is exceeded");
         }
         Text::Transport { listener, peer, why } => {
             tracing::warn!(shard, listener, %peer, why, suppressed, "connection closed by its transport");
@@ -203,6 +208,11 @@ impl Events {
     /// A connection came to a listener that has no place left.
     pub(crate) fn listener_full(&mut self, now_us: u64, listener: &str, peer: SocketAddr) {
         self.emit(now_us, Kind::ListenerFull, || Text::ListenerFull { listener: listener.to_owned(), peer });
+    }
+
+    /// More connections come than the listener may let in.
+    pub(crate) fn listener_busy(&mut self, now_us: u64, listener: &str, peer: SocketAddr) {
+        self.emit(now_us, Kind::ListenerBusy, || Text::ListenerBusy { listener: listener.to_owned(), peer });
     }
 
     /// What lies between the wire and MQTT could not go on.

@@ -11,11 +11,13 @@ use contract::time::Now;
 use transport::websocket::Flow;
 
 use crate::{
+    addresses::Admitted,
     connections::{Connection, Connections, Due, Phase, Receive},
-    listener::{ACCEPT_BACKOFF_US, Listener},
+    listener::{ACCEPT_BACKOFF_US, Held, Listener},
+    pace::Moment,
     ring::{Completion, Ring, owned},
     shard::Brain,
-    stage::{Stage, Unknown},
+    stage::{Broken, Stage, Unknown},
 };
 
 /// A receive completed: bytes, the end, or a reason to try again. `false` if the connection has had its share of
@@ -84,6 +86,15 @@ fn open(connections: &mut Connections, brain: &mut impl Brain, now: Now, conn: C
     let handshaking = layers.is_handshaking();
     let opened = layers.open(wire, &mut plain);
     let known = layers.known();
+    if known && layers.unknown.is_some() && connection.seat.as_ref().is_some_and(|seat| seat.place.is_none()) {
+        // Behind a load balancer only now it is known whose connection this is.
+        let peer = layers.peer();
+        if let Err(crowded) = connections.count_address(brain, conn, peer) {
+            return connections.broken(brain, conn, &Broken::Crowded(crowded));
+        }
+    }
+    let Some(connection) = connections.tenant(conn) else { return };
+    let Stage::Layered(layers) = &mut connection.stage else { return };
     if known && let Some(Unknown { listener, since_us }) = layers.unknown.take() {
         let (peer, certificate) = (layers.peer(), layers.certificate());
         if layers.is_done() {
@@ -125,7 +136,7 @@ pub(crate) fn accepted(
             let socket = owned(descriptor);
             // There is none if the other side is gone already.
             if let Some(peer) = listener.peer_of(&socket) {
-                welcome(connections, brain, now, listener, socket, peer);
+                knock(connections, brain, now, listener, socket, peer);
             }
         }
         // The connection that was to be accepted is gone, or the accept was cancelled: nothing is wrong with us.
@@ -135,28 +146,69 @@ pub(crate) fn accepted(
         // once would burn the core.
         error => {
             connections.events().accept_failed(now.mono_us, &listener.name, -error);
-            connections.due(now.mono_us + ACCEPT_BACKOFF_US, Due::Listener(listener.place));
+            connections.due(now.mono_us + ACCEPT_BACKOFF_US, Due::Listener(listener.number));
             return;
         }
     }
     listener.arm(ring);
 }
 
-fn welcome(
+/// A new connection: it comes in, waits for its moment, or is closed.
+fn knock(
     connections: &mut Connections,
     brain: &mut impl Brain,
     now: Now,
-    listener: &Listener,
+    listener: &mut Listener,
     socket: OwnedFd,
     peer: SocketAddr,
 ) {
-    let Some(seat) = listener.seat() else {
+    // A load balancer is no client: whom it speaks for is counted when that is known.
+    let place = match listener.recipe.proxy_us {
+        Some(_) => None,
+        None => match connections.addresses.admit(peer.ip(), now.mono_us) {
+            Ok(Admitted::Counted(place)) => Some(place),
+            Ok(Admitted::Free) => None,
+            Ok(Admitted::Uncounted) => {
+                brain.count(Counter::address_uncounted, 1);
+                None
+            }
+            Err(crowded) => {
+                brain.count(crowded.counter(), 1);
+                let why = Broken::Crowded(crowded);
+                return connections.events().transport_broken(now.mono_us, &listener.name, peer, &why);
+            }
+        },
+    };
+    match listener.seats.pace.moment(now.mono_us) {
+        Moment::Now => welcome(connections, brain, now, listener, Held { at_us: now.mono_us, socket, peer, place }),
+        Moment::At(at_us) if listener.hold(Held { at_us, socket, peer, place }).is_ok() => {
+            brain.count(Counter::listener_rate_waited, 1);
+            connections.due(at_us, Due::Listener(listener.number));
+        }
+        Moment::At(_) | Moment::Never => {
+            brain.count(Counter::listener_rate_refused, 1);
+            connections.events().listener_busy(now.mono_us, &listener.name, peer);
+        }
+    }
+}
+
+/// Lets in whoever has waited long enough.
+pub(crate) fn let_in(connections: &mut Connections, brain: &mut impl Brain, now: Now, listener: &mut Listener) {
+    while let Some(held) = listener.release(now.mono_us) {
+        welcome(connections, brain, now, listener, held);
+    }
+}
+
+fn welcome(connections: &mut Connections, brain: &mut impl Brain, now: Now, listener: &Listener, held: Held) {
+    let Held { socket, peer, place, .. } = held;
+    let Some(mut seat) = listener.seat() else {
         brain.count(Counter::listener_full, 1);
         connections.events().listener_full(now.mono_us, &listener.name, peer);
         return;
     };
-    let (index, since_us) = (listener.index, now.mono_us);
-    let stage = match listener.recipe.stage(&listener.name, peer, Unknown { listener: index, since_us }) {
+    seat.place = place;
+    let (number, since_us) = (listener.number, now.mono_us);
+    let stage = match listener.recipe.stage(&listener.name, peer, Unknown { listener: number, since_us }) {
         Ok(stage) => stage,
         Err(broken) => {
             brain.count(broken.counter(), 1);
@@ -168,7 +220,7 @@ fn welcome(
     match listener.recipe.patience_us() {
         Some(patience_us) => connections.due_connection(conn, patience_us),
         None => {
-            let input = Input::Accepted { conn, listener: index, peer, certificate: None, since_us };
+            let input = Input::Accepted { conn, listener: number, peer, certificate: None, since_us };
             brain.input(now, input, connections);
         }
     }

@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+mod addresses;
 pub mod auth;
 mod brain;
 mod buffers;
@@ -23,6 +24,7 @@ mod files;
 mod inbound;
 mod lane;
 mod listener;
+mod listeners;
 mod log_dir;
 mod log_files;
 mod log_port;
@@ -32,6 +34,7 @@ mod logs;
 mod mailbox;
 mod memory;
 mod outbound;
+mod pace;
 mod port;
 mod probe;
 mod record_json;
@@ -47,4 +50,5 @@ mod sync;
 mod system;
 mod tls;
 
-pub use run::{Reload, check_files, run};
+pub use listeners::check_files;
+pub use run::{Reload, run};

@@ -1,11 +1,12 @@
-//! Listening sockets: opened on the main thread before any shard runs, one per shard and address, so that the
-//! kernel spreads connections over the shards (SO_REUSEPORT). Each shard then owns its own.
+//! Listening sockets: opened on the main thread, one per shard and address, so that the kernel spreads connections over the
+//! shards (SO_REUSEPORT). Each shard then owns its own. Which there are is decided in [`crate::listeners`].
 //!
 //! Always true: the first socket of an address was bound without SO_REUSEPORT, so an address that somebody
 //! else listens on is refused instead of silently shared. A Unix socket is one socket, which all shards accept from;
 //! its file is replaced only if nobody answers there.
 
 use std::{
+    collections::VecDeque,
     fmt, fs, io,
     net::{Ipv4Addr, SocketAddr},
     os::{
@@ -23,10 +24,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contract::config::ListenerKind;
+use contract::config::{self, ListenerKind};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::{
+    addresses::Place,
+    pace::Pace,
     ring::{Op, Ring, Token},
     stage::{Recipe, canonical},
 };
@@ -36,6 +39,8 @@ pub(crate) const ACCEPT_BACKOFF_US: u64 = 100_000;
 /// How long a taken address is tried again: the rings of a killed process are torn down in the background.
 const BIND_RETRY: Duration = Duration::from_secs(2);
 const BIND_RETRY_STEP: Duration = Duration::from_millis(20);
+/// Connections of one listener that one shard has accepted and that wait for their moment.
+const HELD_MAX: usize = 4096;
 /// Connections that wait for an accept; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
@@ -63,12 +68,14 @@ impl fmt::Display for Bind {
 /// A listener as the configuration names it.
 #[derive(Clone)]
 pub(crate) struct Wanted {
-    /// Index in the configuration's order.
-    pub(crate) index: u16,
+    /// By which connections name it; never that of another listener of this process.
+    pub(crate) number: u16,
     pub(crate) kind: ListenerKind,
     pub(crate) name: String,
     pub(crate) bind: Bind,
-    pub(crate) max_connections: usize,
+    /// The address is that of a listener of ours that is about to be closed.
+    pub(crate) ours: bool,
+    pub(crate) seats: Arc<Seats>,
     /// What its connections begin with.
     pub(crate) recipe: Recipe,
 }
@@ -94,29 +101,50 @@ impl fmt::Display for BindError {
     }
 }
 
-/// Places at a listener, shared by its sockets on all shards.
+/// Places at a listener and the pace at which they are given, shared by its sockets on all shards.
 pub(crate) struct Seats {
     taken: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
+    pub(crate) pace: Pace,
 }
 
 impl Seats {
+    /// As many as the configuration says.
+    pub(crate) fn new(listener: &config::Listener) -> Arc<Seats> {
+        let seats = Seats { taken: AtomicUsize::new(0), max: AtomicUsize::new(0), pace: Pace::default() };
+        seats.set(listener);
+        Arc::new(seats)
+    }
+
+    /// Follows the configuration. Nobody who has a place loses it.
+    pub(crate) fn set(&self, listener: &config::Listener) {
+        self.max.store(listener.max_connections as usize, Ordering::Relaxed);
+        self.pace.set(listener);
+    }
+
     /// Connections now.
     pub(crate) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed).min(self.max)
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Most connections.
+    pub(crate) fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
     }
 }
 
 /// A listener that is open on all shards.
 #[derive(Clone)]
 pub(crate) struct Opened {
+    pub(crate) number: u16,
     pub(crate) kind: ListenerKind,
     pub(crate) name: String,
+    /// Where the configuration wants it.
+    pub(crate) bind: Bind,
     /// The real address.
     pub(crate) address: Bind,
     /// Removed with the last of these.
     _file: Option<Arc<SocketFile>>,
-    pub(crate) max_connections: usize,
     pub(crate) seats: Arc<Seats>,
 }
 
@@ -130,21 +158,40 @@ impl Drop for SocketFile {
     }
 }
 
-/// One connection's place at its listener; travels with the connection and is given back when dropped.
-pub(crate) struct Seat(Arc<Seats>);
+/// One connection's place at its listener, and among those of its address; travels with the connection and is given
+/// back when dropped.
+pub(crate) struct Seat {
+    seats: Arc<Seats>,
+    pub(crate) place: Option<Box<Place>>,
+}
+
+impl Seat {
+    /// The client's CONNECT was accepted.
+    pub(crate) fn prove(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.prove();
+        }
+    }
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.seats.taken.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A connection that was accepted and waits until its listener may let it in; nothing of it is read.
+pub(crate) struct Held {
+    pub(crate) at_us: u64,
+    pub(crate) socket: OwnedFd,
+    pub(crate) peer: SocketAddr,
+    pub(crate) place: Option<Box<Place>>,
 }
 
 /// One shard's socket of one listener.
 pub(crate) struct Listener {
-    /// Index in the configuration's order.
-    pub(crate) index: u16,
-    /// Its place among the listeners of its shard, which completions name.
-    pub(crate) place: u16,
+    /// By which connections and completions name it.
+    pub(crate) number: u16,
     pub(crate) name: Arc<str>,
     /// What its connections begin with.
     pub(crate) recipe: Recipe,
@@ -153,16 +200,32 @@ pub(crate) struct Listener {
     socket: Option<OwnedFd>,
     /// An accept is in flight.
     pub(crate) armed: bool,
-    seats: Arc<Seats>,
+    /// In the order in which they may come in.
+    held: VecDeque<Held>,
+    pub(crate) seats: Arc<Seats>,
 }
 
 impl Listener {
     /// A place for one more connection, unless the listener is full.
     pub(crate) fn seat(&self) -> Option<Seat> {
-        let seat = Seat(self.seats.clone());
+        let seat = Seat { seats: self.seats.clone(), place: None };
         // Counted first and given back by the drop, so that two shards cannot both take the last place.
         let taken = self.seats.taken.fetch_add(1, Ordering::Relaxed);
-        (taken < self.seats.max).then_some(seat)
+        (taken < self.seats.max()).then_some(seat)
+    }
+
+    /// Keeps a connection until its moment; gives it back if too many wait.
+    pub(crate) fn hold(&mut self, held: Held) -> Result<(), Held> {
+        if self.held.len() >= HELD_MAX {
+            return Err(held);
+        }
+        self.held.push_back(held);
+        Ok(())
+    }
+
+    /// The next connection whose moment has come.
+    pub(crate) fn release(&mut self, now_us: u64) -> Option<Held> {
+        self.held.pop_front_if(|held| held.at_us <= now_us)
     }
 
     /// Who is at the other end of an accepted socket; `None` if nobody is any more.
@@ -174,15 +237,16 @@ impl Listener {
     /// Arms an accept unless one is armed or the listener is closed.
     pub(crate) fn arm(&mut self, ring: &mut Ring) {
         if let Some(socket) = self.socket.as_ref().filter(|_| !self.armed) {
-            ring.accept(socket.as_raw_fd(), u32::from(self.place));
+            ring.accept(socket.as_raw_fd(), u32::from(self.number));
             self.armed = true;
         }
     }
 
-    /// Stops accepting for good.
+    /// Stops accepting for good, and lets go of whoever waits.
     pub(crate) fn close(&mut self, ring: &mut Ring) {
+        self.held.clear();
         if let Some(socket) = self.socket.take() {
-            ring.cancel(Token { op: Op::Accept, index: u32::from(self.place), generation: 0 });
+            ring.cancel(Token { op: Op::Accept, index: u32::from(self.number), generation: 0 });
             ring.close(socket);
         }
     }
@@ -192,11 +256,11 @@ impl Listener {
 pub(crate) fn open(wanted: &[Wanted], shards: u16) -> Result<(Vec<Vec<Listener>>, Vec<Opened>), BindError> {
     let mut of_shards: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
     let mut opened = Vec::new();
-    for (place, wanted) in (0..).zip(wanted) {
+    for wanted in wanted {
         let failed = |error| BindError { name: wanted.name.clone(), bind: wanted.bind.clone(), error };
         let (sockets, address, file) = match &wanted.bind {
             Bind::Inet(bind) => {
-                let (sockets, address) = sockets(*bind, shards).map_err(failed)?;
+                let (sockets, address) = sockets(*bind, shards, wanted.ours).map_err(failed)?;
                 (sockets, Bind::Inet(address), None)
             }
             Bind::Unix(path, mode) => {
@@ -204,22 +268,21 @@ pub(crate) fn open(wanted: &[Wanted], shards: u16) -> Result<(Vec<Vec<Listener>>
                 (sockets, wanted.bind.clone(), Some(Arc::new(file)))
             }
         };
-        let seats = Arc::new(Seats { taken: AtomicUsize::new(0), max: wanted.max_connections });
         let name: Arc<str> = format!("{}:{}", wanted.kind.as_str(), wanted.name).into();
         for (listeners, socket) in of_shards.iter_mut().zip(sockets) {
             listeners.push(Listener {
-                index: wanted.index,
-                place,
+                number: wanted.number,
                 name: name.clone(),
                 recipe: wanted.recipe.clone(),
                 unix: matches!(wanted.bind, Bind::Unix(..)),
                 socket: Some(socket.into()),
                 armed: false,
-                seats: seats.clone(),
+                held: VecDeque::new(),
+                seats: wanted.seats.clone(),
             });
         }
-        let Wanted { kind, name, max_connections, .. } = wanted.clone();
-        opened.push(Opened { kind, name, address, _file: file, max_connections, seats });
+        let Wanted { number, kind, name, bind, seats, .. } = wanted.clone();
+        opened.push(Opened { number, kind, name, bind, address, _file: file, seats });
     }
     Ok((of_shards, opened))
 }
@@ -258,8 +321,8 @@ fn is_left_over(path: &Path) -> io::Result<bool> {
     Ok(UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
-fn sockets(bind: SocketAddr, shards: u16) -> io::Result<(Vec<Socket>, SocketAddr)> {
-    let first = bind_alone(bind)?;
+fn sockets(bind: SocketAddr, shards: u16, ours: bool) -> io::Result<(Vec<Socket>, SocketAddr)> {
+    let first = if ours { bind_beside(bind)? } else { bind_alone(bind)? };
     // From here on our own further sockets may join, and those of nobody else: whoever comes without the flag
     // is refused by the kernel, and whoever comes with it has probed like we did.
     first.set_reuse_port(true)?;
@@ -291,6 +354,14 @@ fn bind_alone(bind: SocketAddr) -> io::Result<Socket> {
     }
 }
 
+/// Binds beside sockets of our own that are about to be closed: the address is ours already.
+fn bind_beside(bind: SocketAddr) -> io::Result<Socket> {
+    let socket = unbound(bind)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&bind.into())?;
+    Ok(socket)
+}
+
 fn unbound(bind: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(bind), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier run that wait in TIME_WAIT do not keep the port.
@@ -306,9 +377,14 @@ mod tests {
 
     use super::*;
 
-    fn wanted(bind: SocketAddr, max_connections: usize) -> Wanted {
+    fn seats(max_connections: u32) -> Arc<Seats> {
+        Seats::new(&config::Listener { max_connections, ..config::Config::default().listeners.remove(0) })
+    }
+
+    fn wanted(bind: SocketAddr, max_connections: u32) -> Wanted {
         let (kind, bind, recipe) = (ListenerKind::Tcp, Bind::Inet(bind), Recipe::default());
-        Wanted { index: 0, kind, name: "default".to_owned(), bind, max_connections, recipe }
+        let (name, seats) = ("default".to_owned(), seats(max_connections));
+        Wanted { number: 0, kind, name, bind, ours: false, seats, recipe }
     }
 
     fn inet(opened: &Opened) -> SocketAddr {
@@ -320,7 +396,7 @@ mod tests {
 
     fn unix(path: &Path) -> Wanted {
         let (kind, bind, recipe) = (ListenerKind::Unix, Bind::Unix(path.to_owned(), 0o640), Recipe::default());
-        Wanted { index: 0, kind, name: "local".to_owned(), bind, max_connections: 1, recipe }
+        Wanted { number: 0, kind, name: "local".to_owned(), bind, ours: false, seats: seats(1), recipe }
     }
 
     fn loopback(port: u16) -> SocketAddr {

@@ -10,20 +10,21 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+        mpsc,
     },
 };
 
 use broker::{
     admission::{Policy, Verdict},
+    bans::Bans,
     counters::Counters,
     exchange::Judged,
-    surface::{ConnId, DialId, LinkStatus},
+    surface::{ConnId, DialId, LinkStatus, Terms},
 };
-use contract::view::View;
+use contract::{bans::Ban, view::View};
 use rustix::event::{EventfdFlags, eventfd};
-use rustls::ServerConfig;
 
-use crate::{log_port::LogPort, sleep::Sleep, system::Said};
+use crate::{listeners::Change, log_port::LogPort, sleep::Sleep, system::Said};
 
 /// Notes that may wait for a shard.
 const NOTES_MAX: usize = 1024;
@@ -44,10 +45,14 @@ pub(crate) enum Note {
     Accept,
     /// Stop serving.
     Drain,
-    /// New connections of this listener begin with these certificates.
-    Certificates { listener: u16, config: Arc<ServerConfig> },
     /// Memory is scarce, or no longer.
     Memory { scarce: bool },
+    /// What the broker has to know of listeners. Whoever waits for all shards to know it holds the other end.
+    Terms(Arc<[Terms]>, mpsc::Sender<()>),
+    /// Listeners have come, changed or gone.
+    Listeners(Box<Change>),
+    /// Who may not connect.
+    Bans(Arc<Bans>),
     /// What the node says about itself, for the shard that publishes it.
     System(Arc<[Said]>),
     /// A name became addresses, or did not.
@@ -111,6 +116,7 @@ impl Port {
         match note {
             Note::View(_) => notes.retain(|waiting| !matches!(waiting, Note::View(_))),
             Note::Policy(_) => notes.retain(|waiting| !matches!(waiting, Note::Policy(_))),
+            Note::Bans(_) => notes.retain(|waiting| !matches!(waiting, Note::Bans(_))),
             _ => {}
         }
         if notes.len() >= NOTES_MAX
@@ -139,6 +145,7 @@ pub(crate) struct Board {
     counters: Box<[AtomicU64]>,
     gauges: [AtomicU64; Gauge::COUNT],
     links: Mutex<Vec<LinkStatus>>,
+    flapping: Mutex<Vec<Ban>>,
 }
 
 /// What a shard holds right now.
@@ -171,6 +178,7 @@ impl Board {
             counters: Counters::NAMES.iter().map(|_| AtomicU64::new(0)).collect(),
             gauges: Default::default(),
             links: Mutex::new(Vec::new()),
+            flapping: Mutex::new(Vec::new()),
         }
     }
 
@@ -184,6 +192,18 @@ impl Board {
     /// Writes one gauge.
     pub(crate) fn set(&self, gauge: Gauge, value: u64) {
         self.gauges[gauge as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// Writes the bans that no View names yet, unless the reader is just reading.
+    pub(crate) fn flapping(&self, bans: impl FnOnce() -> Vec<Ban>) {
+        if let Ok(mut held) = self.flapping.try_lock() {
+            *held = bans();
+        }
+    }
+
+    /// The bans that no View names yet.
+    pub(crate) fn flapping_bans(&self) -> Vec<Ban> {
+        self.flapping.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes the status of links, unless the reader is just reading: then the next time will do.

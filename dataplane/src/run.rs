@@ -17,37 +17,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use broker::journal::{Dealt, Standing};
+use broker::{
+    journal::{Dealt, Standing},
+    surface::Terms,
+};
 use contract::{
-    config::{self, CertificateUser, Config, ListenerKind},
+    config::{self, Config},
     ids::ShardId,
-    view::View,
 };
 use rustix::process::Resource;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     iterator::Signals,
 };
-use transport::websocket;
 
 use crate::{
+    addresses::Addresses,
     auth::Doors,
     brain::Broker,
-    certificates,
     connections::Connections,
-    control::{Control, Scene},
+    control::{Control, Scene, pass_on},
     data_dir::DataDir,
     dial::{Dials, Resolver},
     events::Log,
     executor::{self, Pin},
-    listener::{self, Bind, Listener, Opened, Wanted},
+    listener::{Listener, Opened},
+    listeners::{Listeners, Plan},
     logs::{self, Logs, Refused, Running},
     mailbox::{self, Post},
     memory,
     port::{Note, Port},
     probe,
     shard::{Clock, Parts, REPORT_US, Shard},
-    stage::Recipe,
 };
 
 /// What `sysexits.h` calls a configuration error: the system lacks something that only an operator can give.
@@ -99,8 +100,8 @@ enum News {
 /// Reads the configuration anew at SIGHUP, or says why it cannot be used.
 pub type Reload = Box<dyn Fn() -> Result<Config, String> + Send>;
 
-/// Runs the data plane until a signal or a failure. At SIGHUP, `reload` says what holds now of the part that is not in a View. With `report_ready` it prints one line of JSON on stdout when
-/// every listener accepts: the listeners with their real addresses, the number of shards, the process id.
+/// Runs the data plane until a signal or a failure. At SIGHUP, `reload` says what holds now of the part that is not in a View. With `report_ready` it prints a line of JSON on stdout when
+/// every listener accepts, and when they may have changed: the listeners with their real addresses, the number of shards, the process id.
 /// The caller has prepared and locked the data directory and started the log.
 pub fn run(config: Config, reload: Reload, report_ready: bool) -> ExitCode {
     report_panics();
@@ -143,21 +144,21 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
     tracing::info!(shards, ?cores, descriptors, incarnation, durability, "data plane starts");
 
     let view_limits = view.as_ref().and_then(|view| view.limits()).map(|page| page.limits.clone());
-    let (listeners, opened) = listener::open(&wanted(config)?, shards).map_err(Failure::other)?;
+    let (mut listeners, of_shards) = Listeners::open(config, shards).map_err(Failure::Other)?;
+    let addresses = Addresses::new(&config.limits);
     let ports = (0..shards).map(|_| Port::new().map(Arc::new)).collect::<io::Result<Arc<[_]>>>();
     let ports = ports.map_err(Failure::other)?;
-    if let Some(view) = &view {
-        let view = Arc::new(view.clone());
-        // Each queue is empty, so each takes it; the first turn reads it.
-        ports.iter().for_each(|port| drop(port.post(Note::View(view.clone()))));
-    }
     // Tables are hashed differently in each process, so that nobody can prepare collisions.
     let seed = RandomState::new().build_hasher().finish();
+    if let Some(view) = &view {
+        // The first turn reads it.
+        pass_on(view, None, &ports, &addresses, seed);
+    }
     let mut logs = read_logs(config, shards, seed, &news, &heard)?;
     let dealt = logs.as_mut().map(Logs::take_dealt);
     let clock = Clock::start();
     let (log, writer) = Log::start().map_err(Failure::other)?;
-    let mut doors = Doors::new(config, &ports, clock, seed).map_err(Failure::other)?;
+    let mut doors = Doors::new(config, listeners.names(), &ports, clock, seed).map_err(Failure::other)?;
     // Each shard reads its notes before its first connection.
     doors.read(config).map_err(Failure::Unusable)?;
     let flushed = news.clone();
@@ -165,24 +166,47 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
     let flushed = move || drop(flushed.send(News::Flushed));
     let logs = logs.map(|logs| logs.start(&ports, clock, &log, flushed)).transpose();
     let mut logs = logs.map_err(Failure::other)?;
-    let start =
-        Start { config, shards, incarnation, ports: &ports, log: &log, news: &news, doors: &doors, clock, seed };
-    start.shards(cores, listeners, dealt)?;
+    let start = Start {
+        config,
+        shards,
+        incarnation,
+        ports: &ports,
+        log: &log,
+        news: &news,
+        doors: &doors,
+        terms: listeners.terms(),
+        addresses: &addresses,
+        clock,
+        seed,
+    };
+    start.shards(cores, of_shards, dealt)?;
     come_up(&heard, &ports, logs.as_mut())?;
     let memory = Arc::<memory::Bounds>::default();
     memory.set(view_limits.as_ref().unwrap_or(&config.limits));
     let stop_memory = memory::Watch::start(memory.clone(), &ports).map_err(Failure::other)?;
-    let stop_control =
-        start_control(config, (data_dir, view), &ports, &opened, (&doors, memory)).map_err(Failure::other)?;
+    let scene = Scene {
+        data_dir,
+        view: view.unwrap_or_default(),
+        ports: ports.clone(),
+        listeners: listeners.shown(),
+        addresses: addresses.clone(),
+        seed,
+        sys_every: Duration::from_millis(u64::from(config.sys_topics.interval_ms)),
+        memory,
+        policy_stale: doors.stale(),
+    };
+    let stop_control = start_control(scene).map_err(Failure::other)?;
     if report_ready {
-        say_ready(&opened, shards).map_err(Failure::other)?;
+        say_ready(listeners.opened(), shards).map_err(Failure::other)?;
     }
-    for Opened { kind, name, address, .. } in &opened {
+    for Opened { kind, name, address, .. } in listeners.opened() {
         tracing::info!(kind = kind.as_str(), listener = name, %address, "listening");
     }
     let ended = await_end(&heard, &ports, logs, &mut || {
-        doors.read_again(reload());
-        renew(config, &ports);
+        read_again(reload(), &mut doors, &mut listeners, &ports);
+        if report_ready && let Err(error) = say_ready(listeners.opened(), shards) {
+            tracing::error!(%error, "whoever started the data plane is not told where it listens now");
+        }
     });
     drop((stop_control, stop_memory));
     drop(log);
@@ -222,74 +246,19 @@ fn pin(config: &Config) -> Pin {
     }
 }
 
-fn wanted(config: &Config) -> Result<Vec<Wanted>, Failure> {
-    let enabled = config.listeners.iter().enumerate().filter(|(_, listener)| listener.enable);
-    let wanted = enabled.map(|(index, listener)| {
-        let (kind, name) = (listener.kind, listener.name.clone());
-        let wrong = |why: String| Failure::Other(format!("listener {name}: {why}"));
-        let bind = match kind {
-            ListenerKind::Unix => {
-                let mode = u32::from_str_radix(&listener.mode, 8);
-                Bind::Unix(listener.bind.clone().into(), mode.map_err(|error| wrong(format!("its mode: {error}")))?)
-            }
-            _ => Bind::Inet(listener.bind.parse().map_err(|_| wrong(format!("{:?} is no address", listener.bind)))?),
-        };
-        let recipe = recipe(listener).map_err(wrong)?;
-        let max_connections = listener.max_connections as usize;
-        Ok(Wanted { index: index as u16, kind, name, bind, max_connections, recipe })
-    });
-    wanted.collect()
-}
-
-/// What the connections of a listener begin with.
-fn recipe(listener: &config::Listener) -> Result<Recipe, String> {
-    let us = |ms: u32| u64::from(ms) * 1000;
-    let tls =
-        listener.tls.as_ref().map(|tls| Ok::<_, String>((certificates(listener, tls)?, us(tls.handshake_timeout_ms))));
-    let websocket = listener.websocket.as_ref().map(|websocket| {
-        let frame_bytes_max = u64::from(websocket.max_frame_size);
-        Arc::new(websocket::Settings { path: websocket.mqtt_path.clone(), frame_bytes_max })
-    });
-    let proxy_us = listener.proxy_protocol.then(|| us(listener.proxy_protocol_timeout_ms));
-    Ok(Recipe { proxy_us, tls: tls.transpose()?, websocket })
-}
-
-/// The certificates of a listener, as its files hold them now.
-fn certificates(listener: &config::Listener, tls: &config::Tls) -> Result<Arc<rustls::ServerConfig>, String> {
-    // What a browser offers where it speaks WebSocket.
-    certificates::load(tls, if listener.websocket.is_some() { "http/1.1" } else { "mqtt" })
-}
-
-/// Can the files that the listeners name be used? The error has one line per listener. For `ringmq config check`:
-/// called from a process that has no shards.
-pub fn check_files(config: &Config) -> Result<(), String> {
-    let enabled = config.listeners.iter().filter(|listener| listener.enable);
-    let wrong = enabled.filter_map(|listener| {
-        let error = certificates(listener, listener.tls.as_ref()?).err()?;
-        Some(format!("listeners.{}.{}: {error}", listener.kind.as_str(), listener.name))
-    });
-    let wrong: Vec<String> = wrong.collect();
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
-}
-
-/// Reads the files of all listeners again. Where they cannot be used, the listener goes on as before.
-fn renew(config: &Config, ports: &[Arc<Port>]) {
-    for (index, listener) in (0..).zip(&config.listeners).filter(|(_, listener)| listener.enable) {
-        let Some(tls) = &listener.tls else { continue };
-        let (kind, name) = (listener.kind.as_str(), &listener.name);
-        match certificates(listener, tls) {
-            Ok(config) => {
-                tracing::info!(kind, listener = name, "certificates are reloaded");
-                for port in ports {
-                    if port.post(Note::Certificates { listener: index, config: config.clone() }).is_err() {
-                        tracing::error!("a shard does not read its notes; it goes on with older certificates");
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::error!(kind, listener = name, error, "certificates are not reloaded; the old ones stay");
-            }
-        }
+/// The configuration was changed, or a file that it names: passwords, rules and listeners follow it. What is wrong is said,
+/// and leaves what it is about as it was.
+fn read_again(read: Result<Config, String>, doors: &mut Doors, listeners: &mut Listeners, ports: &[Arc<Port>]) {
+    let plan = match &read {
+        Ok(config) => listeners.plan(config),
+        Err(why) => Err(why.clone()),
+    };
+    // Who may come in at a new listener is known before it opens.
+    doors.read_again(&read, plan.as_ref().map_or(listeners.names(), Plan::names));
+    match (read, plan) {
+        (Ok(config), Ok(plan)) => listeners.carry_out(&config, plan, ports),
+        (_, Err(why)) => tracing::error!("listeners stay as they were: {why}"),
+        (Err(_), Ok(_)) => {}
     }
 }
 
@@ -302,6 +271,8 @@ struct Start<'a> {
     log: &'a Log,
     news: &'a mpsc::Sender<News>,
     doors: &'a Doors,
+    terms: Arc<[Terms]>,
+    addresses: &'a Arc<Addresses>,
     clock: Clock,
     seed: u64,
 }
@@ -339,7 +310,8 @@ impl Start<'_> {
         let dials = Dials::new(resolver, self.ports[usize::from(me)].clone());
         let (connections_max, read_bytes_max) = (limits.connections_max as usize, limits.turn_read_bytes as usize);
         let news = self.news.clone();
-        let mut connections = Connections::new(connections_max, read_bytes_max, dials, self.log.of_shard(me));
+        let (events, addresses) = (self.log.of_shard(me), self.addresses.clone());
+        let mut connections = Connections::new(connections_max, read_bytes_max, dials, events, addresses);
         connections.ask_through(self.doors.asker(me));
         Parts {
             me,
@@ -368,38 +340,15 @@ impl Start<'_> {
             durability: config.durability.clone(),
             links: config.cluster.links.clone(),
             seed: self.seed,
-            mountpoints: config
-                .listeners
-                .iter()
-                .map(|listener| listener.mountpoint.as_deref().map(Arc::from))
-                .collect(),
-            certificate_users: config
-                .listeners
-                .iter()
-                .map(|listener| listener.tls.as_ref().map_or(CertificateUser::Disabled, |tls| tls.user))
-                .collect(),
+            flapping_detect: config.flapping_detect.clone(),
+            listeners: self.terms.clone(),
             plant: None,
         }
     }
 }
 
 /// Serves control on a thread of its own; that ends when what is returned is dropped.
-fn start_control(
-    config: &Config,
-    (data_dir, view): (DataDir, Option<View>),
-    ports: &Arc<[Arc<Port>]>,
-    opened: &[Opened],
-    (doors, memory): (&Doors, Arc<memory::Bounds>),
-) -> io::Result<UnixStream> {
-    let scene = Scene {
-        data_dir,
-        view: view.unwrap_or_default(),
-        ports: ports.clone(),
-        listeners: opened.to_vec(),
-        sys_every: Duration::from_millis(u64::from(config.sys_topics.interval_ms)),
-        memory,
-        policy_stale: doors.stale(),
-    };
+fn start_control(scene: Scene) -> io::Result<UnixStream> {
     let control = Control::listen(scene)?;
     let (stop, stopped) = UnixStream::pair()?;
     thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&stopped))?;
@@ -492,8 +441,8 @@ fn unasked(ended: executor::Ended) -> Failure {
 }
 
 /// SIGTERM and SIGINT drain; a supervised data plane is not in the terminal's process group, so Ctrl-C reaches it
-/// through its supervisor only. SIGHUP has passwords, rules and certificates read again; what else can change live comes
-/// in a View. SIGXFSZ must not end us: a file that may not grow is a full disk to us.
+/// through its supervisor only. SIGHUP has passwords, rules, certificates and listeners read again; what else can change live
+/// comes in a View. SIGXFSZ must not end us: a file that may not grow is a full disk to us.
 fn watch_signals(news: mpsc::Sender<News>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {

@@ -34,11 +34,12 @@ use crate::{
     connections::{Connections, Due, Pending},
     inbound,
     listener::Listener,
+    listeners::Change,
     log_port::Handover,
     mailbox::Post,
     outbound,
     port::{Board, Gauge, Note, Port},
-    ring::{Completion, Op, Patience, Ring},
+    ring::{Completion, Op, Patience, Ring, owned},
 };
 
 /// How often a shard writes its numbers for control.
@@ -281,8 +282,12 @@ impl<B: Brain> Shard<B> {
                 }
                 Op::Send => outbound::sent(connections, brain, completion),
                 Op::Accept => {
-                    if let Some(listener) = listeners.get_mut(completion.token.index as usize) {
-                        inbound::accepted(connections, ring, brain, now, listener, completion);
+                    let number = completion.token.index;
+                    match listeners.iter_mut().find(|known| u32::from(known.number) == number) {
+                        Some(listener) => inbound::accepted(connections, ring, brain, now, listener, completion),
+                        // Its listener was closed meanwhile.
+                        None if completion.result >= 0 => drop(owned(completion.result)),
+                        None => {}
                     }
                 }
                 Op::Connect => connections.connected(completion),
@@ -309,9 +314,11 @@ impl<B: Brain> Shard<B> {
             match due {
                 Due::Connection(conn) => self.connections.impatient(conn, &mut self.ring, &mut self.brain),
                 Due::Resolve(dial) => self.connections.resolve_overdue(DialId(dial)),
-                Due::Listener(place) => {
-                    if let Some(listener) = self.listeners.get_mut(usize::from(place)) {
-                        listener.arm(&mut self.ring);
+                Due::Listener(number) => {
+                    let Shard { connections, ring, brain, listeners, .. } = self;
+                    if let Some(listener) = listeners.iter_mut().find(|known| known.number == number) {
+                        inbound::let_in(connections, brain, now, listener);
+                        listener.arm(ring);
                     }
                 }
                 Due::Sweep => self.connections.sweep(&mut self.brain),
@@ -335,12 +342,10 @@ impl<B: Brain> Shard<B> {
                 Note::Exchanged { conn, policy, judged } => {
                     self.brain.input(now, Input::Exchanged { conn, policy, judged }, &mut self.connections);
                 }
-                Note::Certificates { listener, config } => {
-                    let named = self.listeners.iter_mut().find(|known| known.index == listener);
-                    if let Some((held, _)) = named.and_then(|listener| listener.recipe.tls.as_mut()) {
-                        *held = config;
-                    }
-                }
+                // The sender goes with the note: whoever waits knows that it was read.
+                Note::Terms(terms, _read) => self.brain.input(now, Input::Listeners(&terms), &mut self.connections),
+                Note::Listeners(change) => self.change(*change),
+                Note::Bans(bans) => self.brain.input(now, Input::Bans(&bans), &mut self.connections),
                 Note::System(news) => {
                     for (topic, text) in &news[..] {
                         self.brain.input(now, Input::System { topic, text }, &mut self.connections);
@@ -354,10 +359,33 @@ impl<B: Brain> Shard<B> {
                     for listener in &mut self.listeners {
                         listener.close(&mut self.ring);
                     }
-                    self.connections.end_unknown();
+                    self.connections.end_unknown(None);
                     self.brain.input(now, Input::Drain, &mut self.connections);
                 }
                 Note::Drain => {}
+            }
+        }
+    }
+
+    /// Listeners have come, changed or gone.
+    fn change(&mut self, change: Change) {
+        let Change { opened, changed, closed } = change;
+        for (number, recipe) in changed {
+            if let Some(listener) = self.listeners.iter_mut().find(|known| known.number == number) {
+                listener.recipe = recipe;
+            }
+        }
+        for number in closed {
+            self.connections.end_unknown(Some(number));
+            for mut listener in self.listeners.extract_if(.., |known| known.number == number) {
+                listener.close(&mut self.ring);
+            }
+        }
+        for mut listener in opened {
+            // A node that stops accepts nobody.
+            if self.drain_until_us.is_none() {
+                listener.arm(&mut self.ring);
+                self.listeners.push(listener);
             }
         }
     }

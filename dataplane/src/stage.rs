@@ -13,7 +13,7 @@ use transport::{
     websocket::{self, Failed, Flow, WebSocket},
 };
 
-use crate::tls::Tls;
+use crate::{addresses::Crowded, tls::Tls};
 
 /// The state of one connection's layers.
 pub(crate) enum Stage {
@@ -47,6 +47,8 @@ pub(crate) enum Broken {
     WebSocket(Failed),
     /// The PROXY header or the handshake of TLS took too long.
     Overdue,
+    /// Too much comes from its address.
+    Crowded(Crowded),
 }
 
 impl Broken {
@@ -59,6 +61,7 @@ impl Broken {
             Broken::WebSocket(Failed::Refused(..)) => Counter::websocket_refused,
             Broken::WebSocket(Failed::Violated(..)) => Counter::websocket_violated,
             Broken::Overdue => Counter::handshake_timeout,
+            Broken::Crowded(crowded) => crowded.counter(),
         }
     }
 }
@@ -71,6 +74,7 @@ impl fmt::Display for Broken {
             Broken::Tls(error) => write!(f, "TLS failed: {error}"),
             Broken::WebSocket(failed) => failed.fmt(f),
             Broken::Overdue => f.write_str("it did not say in time who it is"),
+            Broken::Crowded(crowded) => crowded.fmt(f),
         }
     }
 }
@@ -78,7 +82,7 @@ impl fmt::Display for Broken {
 /// A connection that the broker has not heard of, because it is not known who is there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unknown {
-    /// Index of the listener in the configuration's order.
+    /// Number of the listener.
     pub(crate) listener: u16,
     /// When it was accepted.
     pub(crate) since_us: u64,
@@ -154,7 +158,15 @@ impl Stage {
 
     /// Has the broker not heard of the connection yet?
     pub(crate) fn is_unknown(&self) -> bool {
-        matches!(self, Stage::Layered(layers) if layers.unknown.is_some())
+        self.unknown().is_some()
+    }
+
+    /// Where a connection came in that the broker has not heard of yet.
+    pub(crate) fn unknown(&self) -> Option<Unknown> {
+        match self {
+            Stage::Plain => None,
+            Stage::Layered(layers) => layers.unknown,
+        }
     }
 
     /// Is the handshake of TLS, which costs a shard most, still going on?

@@ -1,7 +1,11 @@
 //! Who is let in and what they may do, on the real executable: passwords, access rules, and changes of both while clients
 //! are connected. Each test has a node and files of its own.
 
+mod addresses;
+mod bans;
+mod before_connect;
 mod doors;
+mod flapping;
 mod reload;
 mod rights;
 mod scram;

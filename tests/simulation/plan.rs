@@ -300,8 +300,8 @@ impl Plan {
             limits: self.limits.clone(),
             retainer: self.retainer.clone(),
             durability: self.durability.clone(),
-            mountpoints: Vec::new(),
-            certificate_users: Vec::new(),
+            flapping_detect: Default::default(),
+            listeners: Default::default(),
             links,
             seed: self.seed,
             plant: match self.plant {

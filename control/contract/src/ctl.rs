@@ -31,6 +31,26 @@ pub enum Ask {
     KeyAdd(String),
     /// Remove an API key, by its name.
     KeyRemove(String),
+    /// Who may not connect?
+    Bans,
+    /// Ban somebody.
+    BanAdd {
+        /// `clientid`, `username` or `peerhost`.
+        kind: String,
+        /// The client id, the user name, the address or network.
+        who: String,
+        /// Why.
+        reason: String,
+        /// For how long, in milliseconds; none: for ever.
+        for_ms: Option<u64>,
+    },
+    /// Lift a ban.
+    BanRemove {
+        /// `clientid`, `username` or `peerhost`.
+        kind: String,
+        /// The client id, the user name, the address or network.
+        who: String,
+    },
 }
 
 /// An answer.

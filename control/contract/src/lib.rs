@@ -5,10 +5,12 @@
 
 extern crate alloc;
 
+pub mod bans;
 pub mod config;
 pub mod ctl;
 pub mod hash;
 pub mod ids;
+pub mod network;
 pub mod report;
 pub mod time;
 pub mod view;

@@ -5,6 +5,7 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bans::Ban;
 use crate::view::{PageDigest, View, ViewNumber};
 
 /// From control to the data plane, over `dataplane.sock`.
@@ -54,6 +55,8 @@ pub struct Report {
     pub counters: Vec<CounterReport>,
     /// Passwords or rules could not be read again, and older ones are in force.
     pub policy_stale: bool,
+    /// Client ids that were found to connect and disconnect all the time, and that no View names yet.
+    pub flapping: Vec<Ban>,
 }
 
 /// How one shard goes.
@@ -156,7 +159,7 @@ pub struct LogReport {
 /// By how long they take, flushes of a log are counted.
 pub const FLUSH_BOUNDS_US: [u64; 8] = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 1_000_000];
 
-/// One open listener.
+/// One listener.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 pub struct ListenerReport {
     /// `tcp`.
@@ -169,6 +172,10 @@ pub struct ListenerReport {
     pub connections: u64,
     /// Most connections.
     pub max_connections: u64,
+    /// It is open.
+    pub running: bool,
+    /// Why it is not, or why it is not as the configuration wants it.
+    pub error: Option<String>,
 }
 
 /// One link, as all shards together see it.
@@ -208,7 +215,7 @@ pub struct Alarm {
 
 impl Alarm {
     /// Every alarm that there can be.
-    pub const ALL: [Alarm; 3] = [
+    pub const ALL: [Alarm; 4] = [
         Alarm {
             name: "log_full",
             message: "the disk or durability.bytes_max is full: messages for persistent sessions and retained messages are refused",
@@ -221,14 +228,20 @@ impl Alarm {
             name: "policy_stale",
             message: "passwords or rules could not be read again: older ones are in force, and the log says why",
         },
+        Alarm {
+            name: "listeners_stale",
+            message: "listeners are not as the configuration wants them: /api/v5/listeners and the log say why",
+        },
     ];
 }
 
 impl Report {
     /// The alarms that are active, each with the shards that it is about; without any, the whole node.
     pub fn alarms(&self) -> impl Iterator<Item = (Alarm, Vec<usize>)> {
-        let [full, detached, stale] = Alarm::ALL;
-        let of_node = self.policy_stale.then_some((stale, Vec::new()));
+        let [full, detached, stale, listeners] = Alarm::ALL;
+        let wrong = self.listeners.iter().any(|listener| listener.error.is_some());
+        let of_node = [(stale, self.policy_stale), (listeners, wrong)].into_iter();
+        let of_node = of_node.filter(|(_, active)| *active).map(|(alarm, _)| (alarm, Vec::new()));
         let of_logs =
             [(full, LogState::Tight), (detached, LogState::Detached)].into_iter().filter_map(|(alarm, state)| {
                 let states = self.shards.iter().map(|shard| shard.log.as_ref().map(|log| log.state));

@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Limits, Link, Mqtt, Retainer},
+    bans::Ban,
+    config::{FlappingDetect, Limits, Link, Mqtt, Retainer},
     hash, wire,
 };
 
@@ -49,8 +50,10 @@ pub enum PageKind {
     Limits,
     /// The nodes of this cluster; reserved.
     Members,
-    /// Users, rights and bans; reserved.
+    /// Users and rights; reserved.
     Users,
+    /// Who may not connect.
+    Bans,
 }
 
 /// Part of a View that changes at once.
@@ -60,6 +63,8 @@ pub enum Page {
     Links(Vec<Link>),
     /// See [`PageKind::Limits`].
     Limits(LimitsPage),
+    /// See [`PageKind::Bans`].
+    Bans(Vec<Ban>),
 }
 
 /// The sections that bound what clients may do.
@@ -71,6 +76,8 @@ pub struct LimitsPage {
     pub limits: Limits,
     /// `retainer.*`.
     pub retainer: Retainer,
+    /// `flapping_detect.*`.
+    pub flapping_detect: FlappingDetect,
 }
 
 /// What became of a View that was offered.
@@ -90,6 +97,7 @@ impl Page {
         match self {
             Page::Links(_) => PageKind::Links,
             Page::Limits(_) => PageKind::Limits,
+            Page::Bans(_) => PageKind::Bans,
         }
     }
 
@@ -149,6 +157,14 @@ impl View {
     pub fn limits(&self) -> Option<&LimitsPage> {
         self.pages.iter().find_map(|page| match page {
             Page::Limits(limits) => Some(limits),
+            _ => None,
+        })
+    }
+
+    /// The bans, if this View says something about them.
+    pub fn bans(&self) -> Option<&[Ban]> {
+        self.pages.iter().find_map(|page| match page {
+            Page::Bans(bans) => Some(bans.as_slice()),
             _ => None,
         })
     }

@@ -90,7 +90,7 @@ pub struct Ask<'a> {
     pub password: Option<&'a [u8]>,
     /// Who connected.
     pub peer: SocketAddr,
-    /// Index of the listener in the configuration's order.
+    /// Number of the listener.
     pub listener: u16,
     /// Common name of the client's verified certificate.
     pub certificate: Option<&'a str>,
@@ -189,7 +189,7 @@ impl Shard {
     pub(crate) fn certificate_user(&mut self, id: ConnId) -> Option<Box<str>> {
         let conn = self.conns.get(id)?;
         let certificate = conn.certificate.as_ref()?;
-        match self.settings.certificate_users.get(usize::from(conn.listener))? {
+        match self.settings.listeners.get(usize::from(conn.listener))?.certificate_user {
             CertificateUser::Disabled => None,
             // Without a name it is not known who that is: asked like everybody else.
             CertificateUser::CommonName => certificate.common_name.as_deref().map(Box::from),

@@ -297,6 +297,11 @@ impl Conns {
         self.slots.get_mut(index as usize)?.as_mut()
     }
 
+    /// Places, taken or not.
+    pub(crate) fn places(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// The open client connection, if `id` is one.
     pub(crate) fn open(&mut self, id: ConnId) -> Option<&mut Open> {
         match &mut self.get(id)?.phase {

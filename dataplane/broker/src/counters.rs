@@ -47,6 +47,30 @@ counters! {
     handshake_timeout,
     /// Connections closed at once because their listener had no place left (listeners.*.max_connections).
     listener_full,
+    /// Connections that waited because more came than listeners.*.max_conn_rate lets in.
+    listener_rate_waited,
+    /// Connections closed at once because they would have waited for too long (listeners.*.max_conn_rate).
+    listener_rate_refused,
+    /// Clients disconnected because they may not stay: listener_closed + banned_disconnected.
+    clients_dismissed,
+    /// Clients disconnected, or refused on their way, because their listener was closed.
+    listener_closed,
+    /// Connections closed at once because their address has too many (limits.max_connections_per_address).
+    address_connections_refused,
+    /// Connections closed at once because too many come from their address (limits.max_conn_rate_per_address).
+    address_rate_refused,
+    /// Connections closed at once because their address has too many without CONNECT (limits.max_handshakes_per_address).
+    address_handshakes_refused,
+    /// Connections that were not counted by their address, because there are too many addresses.
+    address_uncounted,
+    /// Clients refused because they are banned.
+    banned_refused,
+    /// Clients disconnected because they were banned.
+    banned_disconnected,
+    /// Client ids banned because they connect and disconnect all the time (flapping_detect.max_count).
+    flapping_detected,
+    /// Disconnections that were not counted, because too many client ids disconnect.
+    flapping_uncounted,
     /// Clients about whom an authenticator was asked.
     authentication_asked,
     /// Clients that an authenticator let in.

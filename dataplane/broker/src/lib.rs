@@ -9,13 +9,16 @@ extern crate alloc;
 pub mod access;
 mod acknowledge;
 pub mod admission;
+pub mod bans;
 mod conn;
 mod connack;
 pub mod counters;
 mod deliver;
+mod dismissal;
 pub mod event;
 pub mod exchange;
 mod export;
+mod flapping;
 pub mod frame;
 mod groups;
 mod hop;
@@ -62,7 +65,8 @@ use core::net::SocketAddr;
 
 use ahash::RandomState;
 use contract::{
-    config::{CertificateUser, Durability, Limits, Link, Mqtt, Retainer},
+    bans::Ban,
+    config::{Durability, FlappingDetect, Limits, Link, Mqtt, Retainer},
     hash,
     ids::ShardId,
     time::Now,
@@ -71,9 +75,11 @@ use hashbrown::HashMap;
 
 use crate::{
     admission::{Policy, Verdict},
+    bans::Bans,
     conn::{Conns, Phase},
     counters::{Counter, Counters},
     deliver::Encoded,
+    flapping::Flapping,
     frame::{MessageId, Pool},
     groups::Groups,
     hop::Hops,
@@ -87,7 +93,7 @@ use crate::{
     session::{SessionId, Sessions},
     subscribe::Barrier,
     subscriptions::{Subscription, Subscriptions},
-    surface::{Certificate, ConnId, Input, LinkStatus, Output},
+    surface::{Certificate, ConnId, Input, LinkStatus, Output, Terms},
     timer::Wheel,
 };
 
@@ -112,10 +118,10 @@ pub struct Settings {
     pub retainer: Retainer,
     /// `durability.*`.
     pub durability: Durability,
-    /// `mountpoint` of each listener, in the configuration's order; missing ones have none.
-    pub mountpoints: Vec<Option<Arc<str>>>,
-    /// Who a client with a verified certificate is, by the index of its listener.
-    pub certificate_users: Vec<CertificateUser>,
+    /// `flapping_detect.*`.
+    pub flapping_detect: FlappingDetect,
+    /// The listeners by their numbers; a missing one has nothing special.
+    pub listeners: Arc<[Terms]>,
     /// `cluster.links`, at most [`interest::LINKS_MAX`].
     pub links: Vec<Link>,
     /// Seed of the in-memory tables: random per process, fixed in simulation. The same on all shards.
@@ -189,6 +195,12 @@ pub struct Shard {
     pub(crate) verdict: Option<(ConnId, Verdict)>,
     /// The next session whose rights are looked at again.
     pub(crate) revision: Option<u32>,
+    /// Who may not connect.
+    pub(crate) bans: Arc<Bans>,
+    /// Who connects and disconnects all the time.
+    pub(crate) flapping: Flapping,
+    /// The next connection that is looked at, because it may have to go.
+    pub(crate) inspection: Option<u32>,
     /// Connections whose reading goes on in this turn.
     pub(crate) resumed: Vec<ConnId>,
     /// Connections that are not read because they do not read.
@@ -259,6 +271,9 @@ impl Shard {
             restricted: false,
             verdict: None,
             revision: None,
+            bans: Arc::default(),
+            flapping: Flapping::new(seed),
+            inspection: None,
             resumed: Vec::new(),
             drowned: Vec::new(),
             cut: Vec::new(),
@@ -294,6 +309,8 @@ impl Shard {
             Input::Exchanged { conn, policy, judged } => self.exchanged(conn, policy, judged, out),
             Input::Policy(policy) => self.take_policy(policy),
             Input::Memory { scarce } => self.scarce = scarce,
+            Input::Listeners(terms) => self.take_listeners(terms),
+            Input::Bans(bans) => self.take_bans(bans),
             Input::Logged(status) => self.logged(&status, out),
             Input::Replay => self.replay(out),
             Input::Drain => self.drain(out),
@@ -307,6 +324,7 @@ impl Shard {
             self.rates = Rates::from(&page.mqtt);
             self.settings.limits = page.limits.clone();
             self.settings.retainer = page.retainer.clone();
+            self.settings.flapping_detect = page.flapping_detect.clone();
             self.retained.set_limits(RetainedLimits::from(&page.retainer));
         }
         if let Some(links) = view.links() {
@@ -366,6 +384,11 @@ impl Shard {
             stored: self.pool.stored(),
             stored_bytes: self.pool.stored_bytes(),
         }
+    }
+
+    /// Client ids that this shard has banned for connecting all the time, and that no View names yet; the first few.
+    pub fn flapping(&self) -> Vec<Ban> {
+        self.flapping.bans(self.now.wall_ms)
     }
 
     /// State of every configured link as this shard sees it.

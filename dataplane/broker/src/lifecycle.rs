@@ -20,6 +20,7 @@ use crate::{
     conn::{Acks, Conn, Open, Phase, Wire},
     counters::{Counter, PacketType},
     deliver::tell,
+    dismissal::BANNED,
     event::Event,
     groups::Act,
     mountpoint,
@@ -37,6 +38,9 @@ impl Shard {
     /// A complete CONNECT on a connection that has none. `unread` begins with it.
     pub(crate) fn packet_connect(&mut self, id: ConnId, connect: &Connect<'_>, unread: &[u8], out: &mut impl Output) {
         if let Err((reason, why)) = self.connect_refused(connect) {
+            return self.refuse_connect(id, connect, reason, why, out);
+        }
+        if let Some((reason, why)) = self.turned_away(id, connect) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
         //= MQTT-3.1.3-6
@@ -63,6 +67,11 @@ impl Shard {
             return self.refuse_connect(id, connect, Reason::QuotaExceeded, why, out);
         }
         let Some(principal) = self.admit(id, connect, client, out) else { return };
+        // Who was asked may know the client under another name than CONNECT told.
+        if self.bans_user(principal.user.as_deref()) {
+            self.counters.one(Counter::banned_refused);
+            return self.refuse_connect(id, connect, Reason::Banned, BANNED, out);
+        }
         self.open(id, connect, client, (assigned.as_deref(), principal), out);
     }
 
@@ -445,6 +454,7 @@ impl Shard {
             Reason::MaximumConnectTime => Counter::clients_expired,
             Reason::QuotaExceeded => Counter::quota_exceeded,
             Reason::NotAuthorized => Counter::connections_not_authorized,
+            Reason::AdministrativeAction => Counter::clients_dismissed,
             _ => Counter::protocol_errors,
         });
         out.event(Event::Refused {
@@ -500,6 +510,9 @@ impl Shard {
         session.conn = OFFLINE;
         session.blocked = false;
         out.event(Event::Disconnected { client: &session.client, why });
+        if self.settings.flapping_detect.enable {
+            self.flapping.count(&session.client, &self.settings.flapping_detect, self.now, &mut self.counters, out);
+        }
         if open.goodbye {
             session.state.will = None;
         }

@@ -44,6 +44,7 @@ impl Shard {
         self.fire_timers(out);
         let mut busy = self.drain_mail(mail, MAIL_BYTES_PER_TURN, out);
         busy |= self.revise(out);
+        busy |= self.inspect(out);
         busy |= self.answer_queries(mail, out);
         self.confirm_interest();
         self.release_barrier(out);

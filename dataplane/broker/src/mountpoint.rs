@@ -16,7 +16,7 @@ impl Shard {
     /// The mountpoint of the listener where a connection came in.
     pub(crate) fn mountpoint(&mut self, id: ConnId) -> Option<Arc<str>> {
         let listener = usize::from(self.conns.get(id)?.listener);
-        self.settings.mountpoints.get(listener)?.clone()
+        self.settings.listeners.get(listener)?.mountpoint.clone()
     }
 
     /// Is the will of `connect` still a valid one below the mountpoint?

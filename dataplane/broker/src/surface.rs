@@ -5,10 +5,11 @@
 use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use core::{any::Any, net::SocketAddr};
 
-use contract::ids::ShardId;
+use contract::{config::CertificateUser, ids::ShardId};
 
 use crate::{
     admission::{Ask, Policy, Verdict},
+    bans::Bans,
     exchange::{Judged, Round},
 };
 
@@ -39,11 +40,28 @@ pub struct Certificate {
     pub subject: String,
 }
 
+/// What a shard has to know of a listener. A number never means another listener in the life of a process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// It was closed, and its clients have to go.
+    pub closed: bool,
+    /// What all topics of its clients begin with.
+    pub mountpoint: Option<Arc<str>>,
+    /// Who a client with a verified certificate is.
+    pub certificate_user: CertificateUser,
+}
+
+impl Default for Terms {
+    fn default() -> Terms {
+        Terms { closed: false, mountpoint: None, certificate_user: CertificateUser::Disabled }
+    }
+}
+
 /// A connection between two shards: what was read and not yet consumed (from the first byte of
 /// CONNECT on), and what is known about its origin. Its input stays unread until it arrives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parked {
-    /// Index of the listener in the configuration's order.
+    /// Number of the listener.
     pub listener: u16,
     /// Who connected.
     pub peer: SocketAddr,
@@ -71,7 +89,7 @@ pub enum Input<'a> {
     Accepted {
         /// Its identity from now on.
         conn: ConnId,
-        /// Index of the listener in the configuration's order.
+        /// Number of the listener.
         listener: u16,
         /// Who connected.
         peer: SocketAddr,
@@ -153,6 +171,10 @@ pub enum Input<'a> {
         /// It is.
         scarce: bool,
     },
+    /// Listeners have come, changed or gone.
+    Listeners(&'a Arc<[Terms]>),
+    /// Who may not connect has changed.
+    Bans(&'a Arc<Bans>),
     /// The log of this shard has come so far.
     Logged(log::Status),
     /// Every shard of the node stands at [`crate::journal::Standing::Restored`]: what a crash has cut is repeated.

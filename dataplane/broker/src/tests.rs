@@ -11,6 +11,7 @@ use mqtt::{
 use crate::{
     counters::Counter,
     rig::{Client, Rig, id},
+    surface::Terms,
 };
 
 const Q0: Qos = Qos::AtMostOnce;
@@ -406,7 +407,8 @@ fn the_time_for_connect_runs_from_the_accept_and_not_from_the_end_of_a_handshake
 #[test]
 fn clients_below_a_mountpoint_meet_among_themselves_and_do_not_see_it() {
     let mut rig = Rig::with(2, |settings| {
-        settings.mountpoints = alloc::vec![None, Some("a/".into()), Some("b/".into())];
+        let mounted = |at: &str| Terms { mountpoint: Some(at.into()), ..Terms::default() };
+        settings.listeners = [Terms::default(), mounted("a/"), mounted("b/")].into();
     });
     let everywhere = rig.connect("everywhere");
     rig.subscribe(everywhere, "#", Q1);

@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-use contract::config::{Config, Mechanism};
+use contract::config::{Config, ListenerKind, Mechanism};
 use ring::rand::{SecureRandom, SystemRandom};
 
 pub(crate) use self::pool::Asker;
@@ -46,7 +46,7 @@ pub(crate) struct Doors {
     seed: u64,
     data_dir: PathBuf,
     number: u64,
-    /// As they were opened.
+    /// By number.
     listeners: policy::Listeners,
     /// The last attempt to read failed.
     stale: Arc<AtomicBool>,
@@ -54,7 +54,13 @@ pub(crate) struct Doors {
 
 impl Doors {
     /// Starts the threads; nobody is told anything before [`Doors::read`].
-    pub(crate) fn new(config: &Config, ports: &Arc<[Arc<Port>]>, clock: Clock, seed: u64) -> io::Result<Doors> {
+    pub(crate) fn new(
+        config: &Config,
+        listeners: &[(ListenerKind, String)],
+        ports: &Arc<[Arc<Port>]>,
+        clock: Clock,
+        seed: u64,
+    ) -> io::Result<Doors> {
         let admission = &config.admission;
         let pool = Pool::start(admission.threads, admission.queue_max, ports, clock)?;
         Ok(Doors {
@@ -63,7 +69,7 @@ impl Doors {
             seed,
             data_dir: PathBuf::from(&config.node.data_dir),
             number: 0,
-            listeners: policy::listeners(config),
+            listeners: listeners.to_vec(),
             stale: Arc::default(),
         })
     }
@@ -78,9 +84,10 @@ impl Doors {
         self.stale.clone()
     }
 
-    /// Reads everything again as the configuration says it now; what is wrong is said, and changes nothing.
-    pub(crate) fn read_again(&mut self, config: Result<Config, String>) {
-        let read = config.and_then(|config| self.read(&config));
+    /// Reads everything again as the configuration says it now, for these listeners; what is wrong is said, and changes nothing.
+    pub(crate) fn read_again(&mut self, config: &Result<Config, String>, listeners: &[(ListenerKind, String)]) {
+        self.listeners = listeners.to_vec();
+        let read = config.as_ref().map_err(Clone::clone).and_then(|config| self.read(config));
         self.stale.store(read.is_err(), Ordering::Relaxed);
         if let Err(why) = read {
             tracing::error!("passwords and rules stay as they were: {why}");

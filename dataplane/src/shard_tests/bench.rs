@@ -9,11 +9,12 @@ use std::{
 use contract::config::ListenerKind;
 
 use crate::{
+    addresses::Addresses,
     connections::Connections,
     dial::{Dials, Resolver},
     events::Log,
     executor::{self, Ended},
-    listener::{self, Bind, Wanted},
+    listener::{self, Bind, Seats, Wanted},
     log_dir::LogDir,
     log_thread, mailbox,
     port::{Gauge, Note, Port},
@@ -66,12 +67,17 @@ impl Bench {
 
     pub(super) fn start<B: Brain + Send + 'static>(plan: &Plan, brain: impl Fn(u16) -> B) -> Bench {
         let bind = SocketAddr::from(([127, 0, 0, 1], 0));
+        let max_connections = plan.max_connections as u32;
+        let config = contract::config::Config::default();
+        let listener = contract::config::Listener { max_connections, ..config.listeners[0].clone() };
+        let addresses = Addresses::new(&config.limits);
         let wanted = Wanted {
-            index: 0,
+            number: 0,
             kind: ListenerKind::Tcp,
             name: "default".to_owned(),
             bind: Bind::Inet(bind),
-            max_connections: plan.max_connections,
+            ours: false,
+            seats: Seats::new(&listener),
             recipe: plan.recipe.clone(),
         };
         let (listeners, opened) = listener::open(&[wanted], plan.shards).expect("a free port");
@@ -83,7 +89,8 @@ impl Bench {
         let posts = mailbox::posts(plan.shards, plan.slots);
         for (me, (listeners, post)) in (0..plan.shards).zip(listeners.into_iter().zip(posts)) {
             let dials = Dials::new(resolver.clone(), ports[usize::from(me)].clone());
-            let connections = Connections::new(plan.max_connections, 1 << 20, dials, log.of_shard(me));
+            let (events, addresses) = (log.of_shard(me), addresses.clone());
+            let connections = Connections::new(plan.max_connections, 1 << 20, dials, events, addresses);
             let report_every_us = plan.report_every_us;
             let (ports, tell_standing) = (ports.clone(), Box::new(|_| {}));
             let parts = Parts { me, connections, listeners, post, clock, ports, report_every_us, tell_standing };

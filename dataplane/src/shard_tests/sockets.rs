@@ -161,8 +161,9 @@ impl Brain for Mirror {
                 self.say(asker, reason.as_bytes(), out);
                 out.close(asker);
             }
-            Input::View(_) | Input::Logged(_) | Input::Replay | Input::Memory { .. } => {}
-            Input::Policy(_) | Input::Authenticated { .. } | Input::Exchanged { .. } | Input::System { .. } => {}
+            Input::View(_) | Input::Listeners(_) | Input::Bans(_) | Input::Logged(_) | Input::Replay => {}
+            Input::Policy(_) | Input::Authenticated { .. } | Input::Exchanged { .. } => {}
+            Input::System { .. } | Input::Memory { .. } => {}
             Input::Drain => {
                 for conn in self.lines.keys() {
                     out.close(*conn);

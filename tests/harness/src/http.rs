@@ -18,26 +18,44 @@ pub struct Answer {
 
 /// `GET path`; the error says what failed.
 pub fn get(address: SocketAddr, path: &str, bound: Duration) -> Result<Answer, String> {
+    request(address, ("GET", path), "", "", bound)
+}
+
+/// A request with a value of `Authorization` and a body of JSON, each of which may be empty; the error says what failed.
+pub fn request(
+    address: SocketAddr,
+    (method, path): (&str, &str),
+    authorization: &str,
+    body: &str,
+    bound: Duration,
+) -> Result<Answer, String> {
     let ask = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&address, bound)?;
         stream.set_read_timeout(Some(bound))?;
         stream.set_write_timeout(Some(bound))?;
         // Version 1.0: the answer ends with the connection and comes in one piece, never in chunks.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+        let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n");
+        if !authorization.is_empty() {
+            head += &format!("Authorization: {authorization}\r\n");
+        }
+        if !body.is_empty() {
+            head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        }
+        write!(stream, "{head}\r\n{body}")?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = ask().map_err(|error| format!("GET http://{address}{path}: {error}"))?;
+    let bytes = ask().map_err(|error| format!("{method} http://{address}{path}: {error}"))?;
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text
         .split_once("\r\n\r\n")
-        .ok_or_else(|| format!("GET http://{address}{path}: no end of the headers in {text:?}"))?;
+        .ok_or_else(|| format!("{method} http://{address}{path}: no end of the headers in {text:?}"))?;
     let status = head
         .split_whitespace()
         .nth(1)
         .and_then(|code| code.parse().ok())
-        .ok_or_else(|| format!("GET http://{address}{path}: no status in {head:?}"))?;
+        .ok_or_else(|| format!("{method} http://{address}{path}: no status in {head:?}"))?;
     Ok(Answer { status, body: body.to_owned() })
 }
 

@@ -35,6 +35,30 @@ section! {
         link_queue_bytes_max: u64 = "link_queue_bytes_max", Kind::Size(within(65_536, 1 << 40)), Number(64 << 20), Restart, "\"256MB\"";
         /// How long a message may wait for a remote; 0 sets no limit.
         link_queue_age_ms: u32 = "link_queue_age", Kind::Duration(Clock::Ms, within(0, 4_294_967_295)), Number(0), Restart, "\"10m\"";
+        /// Connections of one address on the whole node; more are closed at once. Behind PROXY protocol the address is the client's.
+        address_connections_max: u32 = "max_connections_per_address", Kind::Count(within_or(1, 10_000_000, "infinity", 4_294_967_295)), Number(4_294_967_295), Live, "100";
+        /// Connections per second of one address, and how many of them may come at once; more are closed at once.
+        address_conn_rate: u32 = "max_conn_rate_per_address", Kind::Count(within_or(1, 1_000_000, "infinity", 4_294_967_295)), Number(4_294_967_295), Live, "20";
+        /// Connections of one address whose CONNECT was not accepted yet; more are closed at once.
+        address_handshakes_max: u32 = "max_handshakes_per_address", Kind::Count(within_or(1, 10_000_000, "infinity", 4_294_967_295)), Number(4_294_967_295), Live, "50";
+        /// Addresses of IPv6 that begin with so many equal bits count as one: who has one has all of its network.
+        address_prefix_v6: u8 = "address_prefix_v6", Kind::Count(within(1, 128)), Number(64), Live, "56";
+        /// Loopback and Unix sockets are not counted by address.
+        exempt_loopback: bool = "exempt_loopback", Kind::Switch, Switch(false), Live, "true";
+    }
+}
+
+section! {
+    /// Clients that connect and disconnect all the time are banned for a while. EMQX's words.
+    FlappingDetect at "flapping_detect" {
+        /// Look for such clients.
+        enable: bool = "enable", Kind::Switch, Switch(false), Live, "true";
+        /// The time in which disconnections of one client id are counted, those by another connection with the same id included.
+        window_ms: u32 = "window_time", Kind::Duration(Clock::Ms, within(1000, 86_400_000)), Number(60_000), Live, "\"30s\"";
+        /// So many are allowed in that time; with the next one the client id is banned.
+        count_max: u32 = "max_count", Kind::Count(within(1, 1_000_000)), Number(15), Live, "10";
+        /// How long it is banned.
+        ban_ms: u32 = "ban_time", Kind::Duration(Clock::Ms, within(1000, 4_294_967_295)), Number(300_000), Live, "\"1h\"";
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    knob::{Kind, Preset::*, within},
+    knob::{Kind, Preset::*, within, within_or},
     section::{choice, section},
     units::Clock,
 };
@@ -36,6 +36,10 @@ pub struct Listener {
     pub enable: bool,
     /// Connections of this listener on the whole node; more are closed at once.
     pub max_connections: u32,
+    /// Connections per second; `u32::MAX`: as many as come.
+    pub max_conn_rate: u32,
+    /// How many of them may come at once; 0: as many as may come in one second.
+    pub max_conn_burst: u32,
     /// Clients may connect without a user name. On loopback they may while `authentication` names nobody to ask.
     pub allow_anonymous: bool,
     /// A PROXY header precedes what the client sends.
@@ -130,20 +134,24 @@ macro_rules! network {
         section! {
             #[doc = $doc]
             $section at $prefix {
-                /// Address and port. A port alone means loopback, port 0 takes a free one. Only the listener `default` has a default.
-                bind: String = "bind", Kind::Address, Text($bind), Restart, $example;
-                /// A disabled listener is not opened.
-                enable: bool = "enable", Kind::Switch, Switch(true), Restart, "false";
+                /// Address and port. A port alone means loopback, port 0 takes a free one. Only the listener `default` has a default. Listeners come and go at SIGHUP; another address is another listener: the clients of the old one are disconnected.
+                bind: String = "bind", Kind::Address, Text($bind), Live, $example;
+                /// A disabled listener is not opened; one that is disabled later is closed, and its clients with it (0x98).
+                enable: bool = "enable", Kind::Switch, Switch(true), Live, "false";
                 /// Connections of this listener on the whole node; more are closed at once.
-                max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "1000";
+                max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Live, "1000";
+                /// Connections per second of this listener on the whole node. What comes faster waits, at most 5 seconds; what would wait longer is closed at once and counted.
+                max_conn_rate: u32 = "max_conn_rate", Kind::Count(within_or(1, 1_000_000, "infinity", 4_294_967_295)), Number(4_294_967_295), Live, "500";
+                /// How many connections may come at once before they wait for `max_conn_rate`; `auto`: as many as in one second.
+                max_conn_burst: u32 = "max_conn_burst", Kind::Count(within_or(1, 1_000_000, "auto", 0)), Number(0), Live, "1000";
                 /// Clients may connect without a user name. On loopback they may while `authentication` names nobody to ask.
-                allow_anonymous: bool = "allow_anonymous", Kind::Switch, Switch(false), Restart, "true";
+                allow_anonymous: bool = "allow_anonymous", Kind::Switch, Switch(false), Live, "true";
                 /// What all topics of its clients begin with, which they do not see: it is put before what they publish and subscribe to, and taken off what they get. Ends with `/`.
-                mountpoint: Option<String> = "mountpoint", Kind::Text(MOUNTPOINT_BYTES_MAX), Unset, Restart, "\"tenant-a/\"";
+                mountpoint: Option<String> = "mountpoint", Kind::Text(MOUNTPOINT_BYTES_MAX), Unset, Live, "\"tenant-a/\"";
                 /// A load balancer sends a PROXY header (version 1 or 2) first, and the client is who it names. Whoever sends none is closed. Only the load balancer should reach such a listener.
-                proxy_protocol: bool = "proxy_protocol", Kind::Switch, Switch(false), Restart, "true";
+                proxy_protocol: bool = "proxy_protocol", Kind::Switch, Switch(false), Live, "true";
                 /// How long the PROXY header may take.
-                proxy_protocol_timeout_ms: u32 = "proxy_protocol_timeout", Kind::Duration(Clock::Ms, within(100, 60_000)), Number(3000), Restart, "\"5s\"";
+                proxy_protocol_timeout_ms: u32 = "proxy_protocol_timeout", Kind::Duration(Clock::Ms, within(100, 60_000)), Number(3000), Live, "\"5s\"";
             }
         }
 
@@ -156,6 +164,8 @@ macro_rules! network {
                     bind: self.bind,
                     enable: self.enable,
                     max_connections: self.max_connections,
+                    max_conn_rate: self.max_conn_rate,
+                    max_conn_burst: self.max_conn_burst,
                     allow_anonymous: self.allow_anonymous,
                     mountpoint: self.mountpoint,
                     proxy_protocol: self.proxy_protocol,
@@ -176,25 +186,25 @@ macro_rules! ssl_options {
             #[doc = $doc]
             $section at $prefix {
                 /// PEM file with the server's certificate and those that lead to its authority. Required. Files are read again at SIGHUP, for new connections.
-                certfile: Option<String> = "certfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/cert.pem\"";
+                certfile: Option<String> = "certfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Live, "\"/etc/ringmq/cert.pem\"";
                 /// PEM file with the private key (PKCS#8, PKCS#1 or SEC1, not encrypted); unset: the key is in `certfile`.
-                keyfile: Option<String> = "keyfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/key.pem\"";
+                keyfile: Option<String> = "keyfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Live, "\"/etc/ringmq/key.pem\"";
                 /// Further PEM files, each with a certificate chain and its key: a client that asks for a name (SNI) in one of them gets that one, others get `certfile`.
-                sni_certfiles: Vec<String> = "sni_certfiles", Kind::List, List(&[]), Restart, "[\"/etc/ringmq/other.pem\"]";
+                sni_certfiles: Vec<String> = "sni_certfiles", Kind::List, List(&[]), Live, "[\"/etc/ringmq/other.pem\"]";
                 /// PEM file with the authorities whose client certificates are valid.
-                cacertfile: Option<String> = "cacertfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/clients-ca.pem\"";
+                cacertfile: Option<String> = "cacertfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Live, "\"/etc/ringmq/clients-ca.pem\"";
                 /// PEM file with revocation lists. Who shows a certificate of an authority without a current list is refused.
-                crlfile: Option<String> = "crlfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Restart, "\"/etc/ringmq/clients.crl\"";
+                crlfile: Option<String> = "crlfile", Kind::Text(FILE_NAME_BYTES_MAX), Unset, Live, "\"/etc/ringmq/clients.crl\"";
                 /// Whether clients are asked for a certificate.
-                verify: Verify = "verify", Kind::Choice(Verify::WORDS), Number(0), Restart, "\"verify_peer\"";
+                verify: Verify = "verify", Kind::Choice(Verify::WORDS), Number(0), Live, "\"verify_peer\"";
                 /// With `verify_peer`: who has no certificate is refused.
-                fail_if_no_peer_cert: bool = "fail_if_no_peer_cert", Kind::Switch, Switch(false), Restart, "true";
+                fail_if_no_peer_cert: bool = "fail_if_no_peer_cert", Kind::Switch, Switch(false), Live, "true";
                 /// With `verify_peer`: a client with a certificate needs no password, and its user name is the common name (`cn`) or the subject (`dn`) of that, whatever CONNECT says.
-                user: CertificateUser = "peer_cert_as_username", Kind::Choice(CertificateUser::WORDS), Number(0), Restart, "\"cn\"";
+                user: CertificateUser = "peer_cert_as_username", Kind::Choice(CertificateUser::WORDS), Number(0), Live, "\"cn\"";
                 /// Versions that are spoken: "tlsv1.3", "tlsv1.2", or both.
-                versions: Vec<String> = "versions", Kind::List, List(&TLS_VERSIONS), Restart, "[\"tlsv1.3\"]";
+                versions: Vec<String> = "versions", Kind::List, List(&TLS_VERSIONS), Live, "[\"tlsv1.3\"]";
                 /// How long the handshake may take. It is part of mqtt.idle_timeout.
-                handshake_timeout_ms: u32 = "handshake_timeout", Kind::Duration(Clock::Ms, within(100, 600_000)), Number(15_000), Restart, "\"5s\"";
+                handshake_timeout_ms: u32 = "handshake_timeout", Kind::Duration(Clock::Ms, within(100, 600_000)), Number(15_000), Live, "\"5s\"";
             }
         }
 
@@ -224,9 +234,9 @@ macro_rules! websocket {
             #[doc = $doc]
             $section at $prefix {
                 /// The path that clients ask for.
-                mqtt_path: String = "mqtt_path", Kind::Text(1024), Text("/mqtt"), Restart, "\"/\"";
+                mqtt_path: String = "mqtt_path", Kind::Text(1024), Text("/mqtt"), Live, "\"/\"";
                 /// Most bytes of one frame of a client; who sends a longer one is closed with 1009.
-                max_frame_size: u32 = "max_frame_size", Kind::Size(within(1024, 1 << 30)), Number(16 << 20), Restart, "\"1MB\"";
+                max_frame_size: u32 = "max_frame_size", Kind::Size(within(1024, 1 << 30)), Number(16 << 20), Live, "\"1MB\"";
             }
         }
 
@@ -251,15 +261,19 @@ section! {
     /// MQTT on a Unix socket. Whoever may open it needs no user name, unless `authentication` names somebody to ask; as a client's address 127.0.0.1:0 is shown.
     Unix at "listeners.unix.<name>" {
         /// Path of the socket. Required. One that is left of a process that has ended is replaced.
-        path: Option<String> = "path", Kind::Text(UNIX_PATH_BYTES_MAX), Unset, Restart, "\"/run/ringmq/mqtt.sock\"";
+        path: Option<String> = "path", Kind::Text(UNIX_PATH_BYTES_MAX), Unset, Live, "\"/run/ringmq/mqtt.sock\"";
         /// Permissions of the socket, in octal.
-        mode: String = "mode", Kind::Text(4), Text("0660"), Restart, "\"0600\"";
-        /// A disabled listener is not opened.
-        enable: bool = "enable", Kind::Switch, Switch(true), Restart, "false";
+        mode: String = "mode", Kind::Text(4), Text("0660"), Live, "\"0600\"";
+        /// A disabled listener is not opened; one that is disabled later is closed, and its clients with it (0x98).
+        enable: bool = "enable", Kind::Switch, Switch(true), Live, "false";
         /// Connections of this listener on the whole node; more are closed at once.
-        max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Restart, "1000";
+        max_connections: u32 = "max_connections", Kind::Count(within(1, 100_000_000)), Number(1_000_000), Live, "1000";
+        /// Connections per second of this listener on the whole node. What comes faster waits, at most 5 seconds; what would wait longer is closed at once and counted.
+        max_conn_rate: u32 = "max_conn_rate", Kind::Count(within_or(1, 1_000_000, "infinity", 4_294_967_295)), Number(4_294_967_295), Live, "500";
+        /// How many connections may come at once before they wait for `max_conn_rate`; `auto`: as many as in one second.
+        max_conn_burst: u32 = "max_conn_burst", Kind::Count(within_or(1, 1_000_000, "auto", 0)), Number(0), Live, "1000";
         /// What all topics of its clients begin with, which they do not see. Ends with `/`.
-        mountpoint: Option<String> = "mountpoint", Kind::Text(MOUNTPOINT_BYTES_MAX), Unset, Restart, "\"local/\"";
+        mountpoint: Option<String> = "mountpoint", Kind::Text(MOUNTPOINT_BYTES_MAX), Unset, Live, "\"local/\"";
     }
 }
 
@@ -272,6 +286,8 @@ impl Unix {
             bind: self.path.unwrap_or_default(),
             enable: self.enable,
             max_connections: self.max_connections,
+            max_conn_rate: self.max_conn_rate,
+            max_conn_burst: self.max_conn_burst,
             allow_anonymous: true,
             mountpoint: self.mountpoint,
             proxy_protocol: false,

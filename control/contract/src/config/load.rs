@@ -108,6 +108,7 @@ impl<'a> Assembly<'a> {
             mqtt: self.section(""),
             limits: self.section(""),
             retainer: self.section(""),
+            flapping_detect: self.section(""),
             sys_topics: self.section(""),
             cluster: self.cluster(),
             dashboard: self.section(""),

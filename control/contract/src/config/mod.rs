@@ -35,7 +35,7 @@ pub use self::{
     catalog::knobs,
     durability::{Durability, Mode},
     knob::{Apply, Bounds, Kind, Knob, Preset, Value},
-    limits::{Limits, Retainer},
+    limits::{FlappingDetect, Limits, Retainer},
     links::{Accept, Cluster, LINKS_MAX, Link},
     listeners::{CertificateUser, Listener, ListenerKind, Tls, Verify, WebSocket},
     load::{Loaded, Setting, load},
@@ -71,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// `retainer.*`.
     pub retainer: Retainer,
+    /// `flapping_detect.*`.
+    pub flapping_detect: FlappingDetect,
     /// `sys_topics.*`.
     pub sys_topics: SysTopics,
     /// `cluster.*`.
@@ -98,6 +100,7 @@ impl Default for Config {
             mqtt: Mqtt::default(),
             limits: Limits::default(),
             retainer: Retainer::default(),
+            flapping_detect: FlappingDetect::default(),
             sys_topics: SysTopics::default(),
             cluster: Cluster::default(),
             dashboard: Dashboard::default(),

@@ -13,6 +13,7 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 use core::{fmt, net::IpAddr};
 
 use ahash::RandomState;
+use contract::network::Network;
 use hashbrown::HashMap;
 use link::intersect::{is_subset, overlaps};
 use mqtt::{
@@ -128,13 +129,6 @@ enum Who {
     From(Box<[Network]>),
     And(Box<[Who]>),
     Or(Box<[Who]>),
-}
-
-/// An address and how many bits of it count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Network {
-    address: IpAddr,
-    bits: u8,
 }
 
 /// What topics a rule is about.
@@ -266,33 +260,6 @@ impl Who {
         match self {
             Who::User(_) | Who::UserLike(_) => true,
             Who::And(parts) | Who::Or(parts) => parts.iter().any(Who::names_users),
-            _ => false,
-        }
-    }
-}
-
-impl Network {
-    /// `10.0.0.0/8`, `::1`.
-    fn parse(text: &str) -> Option<Network> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().ok()?;
-        let whole = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(whole);
-        (bits <= whole).then_some(Network { address, bits })
-    }
-
-    fn contains(&self, peer: IpAddr) -> bool {
-        let shared = |ours: u128, theirs: u128, whole: u32| {
-            let rest = whole - u32::from(self.bits);
-            rest >= 128 || ours >> rest == theirs >> rest
-        };
-        // A listener on both families sees IPv4 as a part of IPv6.
-        match (self.address, peer.to_canonical()) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => shared(ours.to_bits().into(), theirs.to_bits().into(), 32),
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => shared(ours.to_bits(), theirs.to_bits(), 128),
             _ => false,
         }
     }
