@@ -6,6 +6,7 @@
 
 mod clients;
 mod descriptors;
+mod listeners;
 mod local;
 mod moves;
 mod papers;
@@ -13,6 +14,7 @@ mod proxy;
 mod reload;
 mod secure;
 mod slow;
+mod storm;
 mod tls;
 mod websocket;
 
