@@ -12,29 +12,40 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Resident bytes of the data plane.
-fn resident(node: &Node) -> usize {
+pub fn resident(node: &Node) -> usize {
     let path = format!("/proc/{}/statm", node.pid(Role::Dataplane));
     let pages = std::fs::read_to_string(path).expect("the data plane runs");
     let pages: usize = pages.split(' ').nth(1).expect("resident pages").parse().expect("a number");
     pages * 4096
 }
 
+/// Time on processors that the data plane has taken.
+fn processor_time(node: &Node) -> Duration {
+    let path = format!("/proc/{}/stat", node.pid(Role::Dataplane));
+    let stat = std::fs::read_to_string(path).expect("the data plane runs");
+    // The name in parentheses may hold spaces; user and system time are the 12th and 13th field behind it, in 1/100 s.
+    let fields = stat[stat.rfind(')').expect("a name")..].split_whitespace();
+    let ticks: u64 = fields.skip(12).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// A client that behaves, and the processes it should still see at the end.
-struct Witness {
+pub struct Witness {
     raw: Raw,
     pids: Vec<u32>,
 }
 
 impl Witness {
-    fn of(node: &Node) -> Self {
+    /// A new one, with a subscription of its own.
+    pub fn of(node: &Node) -> Self {
         let mut raw = Raw::connect(node.mqtt(), &Connect::new(V5, "witness"));
-        raw.subscribe("witness", 1);
+        raw.subscribe("witness", 0);
         Self { raw, pids: node.ready_now().expect("it is ready").pids.to_vec() }
     }
 
     /// Still served, by the same processes.
     #[track_caller]
-    fn is_served(&mut self, node: &Node) {
+    pub fn is_served(&mut self, node: &Node) {
         self.raw.send(&Publish::new("witness", b"x").acked(1, 1).bytes(V5));
         let kinds = [self.raw.next(SHORT), self.raw.next(SHORT)].map(|packet| packet.expect("it stays open").kind);
         assert!(kinds.contains(&kind::PUBLISH) && kinds.contains(&kind::PUBACK), "{kinds:?}");
@@ -121,7 +132,10 @@ fn every_mutation_of_every_packet_is_survived_and_judged_alike_in_single_bytes()
             cases.push((&[], mutant));
             cases.push((&[], packet(connect[0], &connect[2..at.max(2)])));
         }
-        for (opening, bytes) in cases {
+        for (number, (opening, bytes)) in cases.into_iter().enumerate() {
+            if number % 100 == 0 {
+                witness.is_served(&node);
+            }
             let at_once = outcome(&node, version, opening, &bytes, bytes.len().max(1));
             let in_single_bytes = outcome(&node, version, opening, &bytes, 1);
             // Behind a closed connection the last word may be lost with a reset; a different word is wrong.
@@ -223,17 +237,80 @@ fn a_storm_of_qos_2_ids_and_releases_leaves_nothing_behind() {
 }
 
 #[test]
+fn acknowledgements_of_every_id_that_was_never_used_leave_nothing_behind() {
+    let node = setup(2).start();
+    let mut witness = Witness::of(&node);
+    let before = resident(&node);
+    for version in BOTH {
+        let mut raw = Raw::connect(node.mqtt(), &Connect::new(version, "unknown"));
+        let mut bytes: Vec<u8> = (1..=u16::MAX).flat_map(|id| wire::ack(kind::PUBREL, id)).collect();
+        bytes.extend(wire::pingreq());
+        let mut writer = raw.writer();
+        let writing = std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes));
+        for id in 1..=u16::MAX {
+            let answer = raw.expect(kind::PUBCOMP);
+            assert_eq!((answer.packet_id(), answer.reason()), (id, if version == V5 { 0x92 } else { 0 }));
+        }
+        raw.expect(kind::PINGRESP);
+        writing.join().expect("the writer does not panic").expect("everything is read");
+        // QoS 2 messages of as many ids, none of them released.
+        let mut greedy = Raw::connect(node.mqtt(), &Connect::new(version, "greedy"));
+        let mut writer = greedy.writer();
+        let bytes: Vec<u8> =
+            (1..=u16::MAX).flat_map(|id| Publish::new("t", b"x").acked(2, id).bytes(version)).collect();
+        let writing = std::thread::spawn(move || drop(std::io::Write::write_all(&mut writer, &bytes)));
+        if version == V5 {
+            // What Receive Maximum allows is taken, the next one ends it.
+            let packets = greedy.closed(LONG);
+            let received = packets.iter().filter(|packet| packet.kind == kind::PUBREC).count();
+            assert!(received <= 1024, "{received} were taken, and Receive Maximum is 1024");
+            let reason = packets.last().filter(|packet| packet.kind == kind::DISCONNECT).map(wire::Packet::reason);
+            // Behind a closed connection the last word may be lost with a reset; a different word is wrong.
+            assert!(reason.is_none_or(|reason| reason == 0x93), "{reason:02x?}");
+        } else {
+            // 3.1.1 knows no such limit but that of the ids.
+            (1..=u16::MAX).for_each(|id| assert_eq!(greedy.expect(kind::PUBREC).packet_id(), id));
+            greedy.ping();
+        }
+        writing.join().expect("the writer does not panic");
+    }
+    let grown = resident(&node).saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes are left of it");
+    witness.is_served(&node);
+}
+
+#[test]
 fn property_bombs_are_passed_on_or_refused() {
+    const BOMBS: u32 = 50;
+    // A packet of 140 KB. Reading it once takes about a millisecond; a walk per property would take seconds.
+    const PROCESSOR_MAX: Duration = Duration::from_millis(100);
     let node = setup(2).start();
     let mut witness = Witness::of(&node);
     let mut listener = Raw::connect(node.mqtt(), &Connect::new(V5, "listener"));
     listener.subscribe("bomb", 0);
     let bomb = pair("name", "value").repeat(10_000);
     let mut raw = Raw::connect(node.mqtt(), &Connect::new(V5, "bomber"));
-    for _ in 0..10 {
+    let before = processor_time(&node);
+    for _ in 0..BOMBS {
         raw.send(&Publish { properties: &bomb, ..Publish::new("bomb", b"x") }.bytes(V5));
         assert_eq!(listener.message().properties.len(), bomb.len());
     }
+    let taken = processor_time(&node) - before;
+    assert!(taken < PROCESSOR_MAX * BOMBS, "{taken:?} for {BOMBS} bombs");
+    // The same with a property behind them that must not be there: refused, and not dearer.
+    let before = processor_time(&node);
+    let wrong: [&[u8]; 4] = [&[0x23, 0, 0], &[0x23, 0xff, 0xff], &[0x0b, 0], &[0x01, 0, 0x01, 0]];
+    for bad in wrong {
+        let properties = [&bomb, bad].concat();
+        let publish = Publish { properties: &properties, ..Publish::new("bomb", b"x") }.bytes(V5);
+        let reason = outcome(&node, V5, &Connect::new(V5, "bad").bytes(), &publish, publish.len());
+        assert!([Some(0x81), Some(0x82), Some(0x94)].contains(&reason), "{bad:02x?}: {reason:02x?}");
+        let subscribe = subscribe_to(V5, 1, &[&bomb[..], &[0x0b, 0]].concat(), &[("t", 0)]);
+        let reason = outcome(&node, V5, &Connect::new(V5, "bad").bytes(), &subscribe, subscribe.len());
+        assert_eq!(reason, Some(0x82), "subscription identifier 0");
+    }
+    let taken = processor_time(&node) - before;
+    assert!(taken < PROCESSOR_MAX * 2 * wrong.len() as u32, "{taken:?} for what is refused");
     // In a will that has one property too many, or a wrong one.
     for bad in [&[0x01, 2][..], &[0x18, 0, 0, 0, 1, 0x18, 0, 0, 0, 1], &[0x23, 0, 1], &[0x7f, 0]] {
         let will = Some(("t", &b"x"[..], 0, false));

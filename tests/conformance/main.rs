@@ -16,6 +16,7 @@ mod limits;
 mod mqtt31;
 mod packets;
 mod publish;
+mod readers;
 mod retain;
 mod statements;
 mod subscribe;
