@@ -144,7 +144,9 @@ impl World {
             self.rest();
         }
         for shard in &self.shards {
-            let gauges = Gauges { retained: 0, ..shard.gauges() };
+            let left = shard.gauges();
+            assert_eq!(left.stored, left.retained, "nothing else is kept");
+            let gauges = Gauges { retained: 0, stored: 0, stored_bytes: 0, ..left };
             assert_eq!((gauges, shard.queued()), (Gauges::default(), 0), "everybody has left");
         }
     }
@@ -331,8 +333,8 @@ fn settings(shard: u16, mode: Mode) -> Settings {
         limits,
         retainer,
         durability: Durability { mode, ..config.durability },
-        mountpoints: Vec::new(),
-        certificate_users: Vec::new(),
+        flapping_detect: Default::default(),
+        listeners: Default::default(),
         links: Vec::new(),
         seed: 1,
         plant: None,
