@@ -430,7 +430,8 @@ impl Shard {
 
     /// A connection broke the protocol: DISCONNECT with the reason (MQTT 5), then close.
     pub(crate) fn misbehaved(&mut self, id: ConnId, misbehaved: Misbehaved, out: &mut impl Output) {
-        let Some(conn) = self.conns.get(id) else { return };
+        // What is being closed has heard its last words, or must not hear any.
+        let Some(conn) = self.conns.get(id).filter(|conn| !matches!(conn.phase, Phase::Closing)) else { return };
         let peer = conn.peer;
         //= MQTT-3.14.0-1
         if let Phase::Open(open) = &conn.phase

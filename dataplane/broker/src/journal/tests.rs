@@ -622,3 +622,18 @@ fn a_qos_2_publisher_hears_of_a_refusal_when_its_log_has_forgotten_the_id() {
         }
     }
 }
+
+//= MQTT-3.14.0-1
+#[test]
+fn who_is_taken_over_before_connack_hears_nothing_when_the_log_gives_up_in_the_same_turn() {
+    let mut rig = Rig::durable(2);
+    let id = rig.id_on(1, "c");
+    rig.hold_log(1);
+    let first = rig.connect_with(&id, persistent);
+    rig.hold(0, 1);
+    rig.connect_with(&id, persistent);
+    rig.now = contract::time::Now { mono_us: rig.now.mono_us + 20_000_000, wall_ms: rig.now.wall_ms + 20_000 };
+    rig.release();
+    assert_eq!(rig.heard(first), [""; 0]);
+    assert!(rig.closed(first));
+}
