@@ -56,6 +56,8 @@ mod exchange_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
+mod dismissal_tests;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use alloc::{
 use core::net::SocketAddr;
 
 use contract::{
+    bans::Ban,
     config::{Config, Durability, Link, Mode},
     hash,
     ids::ShardId,
@@ -24,11 +25,12 @@ use mqtt::{
 use crate::{
     Settings, Shard,
     admission::{Ask, Policy, Verdict},
+    bans::Bans,
     counters::{Counter, Counters},
     event::Event,
     exchange::{Judged, Round},
     journal::{Image, Standing, deal},
-    surface::{Batch, Cause, Certificate, ConnId, DialId, Input, Mailboxes, Output, Parked, Transport},
+    surface::{Batch, Cause, Certificate, ConnId, DialId, Input, Mailboxes, Output, Parked, Terms, Transport},
 };
 
 /// A client: where its connection is now, and what it was sent, printed.
@@ -320,6 +322,24 @@ impl Rig {
         let policy = Arc::new(policy);
         for at in 0..self.shards.len() {
             self.shards[at].input(self.now, Input::Policy(&policy), &mut self.shells[at]);
+        }
+        self.settle();
+    }
+
+    /// These may not connect, from now on.
+    pub(crate) fn bans(&mut self, bans: &[Ban]) {
+        let bans = Arc::new(Bans::new(bans, 1));
+        for at in 0..self.shards.len() {
+            self.shards[at].input(self.now, Input::Bans(&bans), &mut self.shells[at]);
+        }
+        self.settle();
+    }
+
+    /// The listeners are these, from now on.
+    pub(crate) fn listeners(&mut self, terms: Vec<Terms>) {
+        let terms: Arc<[Terms]> = terms.into();
+        for at in 0..self.shards.len() {
+            self.shards[at].input(self.now, Input::Listeners(&terms), &mut self.shells[at]);
         }
         self.settle();
     }
