@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand};
 use contract::{
     config::{self, Loaded},
     ctl::Ask,
+    trace::Payload,
 };
 use control::{EXIT_CONFIG, logging};
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
@@ -117,6 +118,9 @@ enum Question {
     Unban(Banned),
     /// Show who is banned.
     Banned,
+    /// Traces: the packets of some clients in a file.
+    #[command(subcommand)]
+    Trace(TraceTask),
 }
 
 #[derive(clap::Args)]
@@ -125,6 +129,68 @@ struct Banned {
     kind: String,
     /// The client id, the user name, or the address or network (10.0.0.0/8).
     who: String,
+}
+
+#[derive(Subcommand)]
+enum TraceTask {
+    /// Begin one.
+    Start {
+        name: String,
+        #[command(flatten)]
+        subject: Traced,
+        /// How long: 10m, 2h, 1d.
+        #[arg(long, value_name = "TIME")]
+        duration: Option<String>,
+        /// How payloads are shown.
+        #[arg(long, default_value = "hidden", value_parser = ["hidden", "text", "hex"])]
+        payload: String,
+    },
+    /// End one; what it has written stays.
+    Stop { name: String },
+    /// Remove one, and what it has written.
+    Remove { name: String },
+    /// Show all of them.
+    List,
+    /// Show what one has written lately.
+    Show { name: String },
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Traced {
+    /// The client with this id.
+    #[arg(long, value_name = "ID")]
+    clientid: Option<String>,
+    /// Messages on topics that this filter matches.
+    #[arg(long, value_name = "FILTER")]
+    topic: Option<String>,
+    /// All clients at this address.
+    #[arg(long, value_name = "ADDRESS")]
+    ip_address: Option<String>,
+}
+
+impl TraceTask {
+    fn ask(self) -> Ask {
+        match self {
+            TraceTask::Start { name, subject, duration, payload } => {
+                let Traced { clientid, topic, ip_address } = subject;
+                let kinds = [("clientid", clientid), ("topic", topic), ("ip_address", ip_address)];
+                // One of them is there: the command line sees to it.
+                let given = kinds.into_iter().find_map(|(kind, value)| Some((kind.to_owned(), value?)));
+                let (kind, value) = given.unwrap_or_default();
+                let payload = match payload.as_str() {
+                    "text" => Payload::Text,
+                    "hex" => Payload::Hex,
+                    _ => Payload::Hidden,
+                };
+                Ask::TraceStart { name, kind, value, duration, payload }
+            }
+            TraceTask::Stop { name } => Ask::TraceStop(name),
+            TraceTask::Remove { name } => Ask::TraceRemove(name),
+            TraceTask::List => Ask::Traces,
+            TraceTask::Show { name } => Ask::TraceShow(name),
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -280,6 +346,7 @@ fn ctl(file: Option<&Path>, question: Question) -> ExitCode {
         }
         Question::Unban(Banned { kind, who }) => control::ctl::order(data_dir, &Ask::BanRemove { kind, who }),
         Question::Banned => control::ctl::order(data_dir, &Ask::Bans),
+        Question::Trace(task) => control::ctl::order(data_dir, &task.ask()),
     };
     match done {
         Ok(said) => print(&said.iter().map(|line| format!("{line}\n")).collect::<String>(), ExitCode::SUCCESS),

@@ -31,6 +31,7 @@ use crate::{
     CONTROL_SOCKET,
     bans::{self, Entry},
     state::Shared,
+    traces::{READ_BYTES_MAX, Traces, Wanted},
 };
 
 /// Questions that are answered at the same time.
@@ -132,7 +133,28 @@ async fn carry_out(ask: Ask, shared: &Arc<Shared>) -> Result<Vec<String>, String
             shared.bans.add(entry).map(|_| Vec::new())
         }
         Ask::BanRemove { kind, who } => shared.bans.remove(&kind, &who).map(nothing),
+        Ask::Traces => Ok(shared.traces.all().iter().map(|trace| shared.traces.line(trace)).collect()),
+        Ask::TraceStart { name, kind, value, duration, payload } => {
+            let wanted = Wanted::new(name, (kind, value), duration, payload);
+            shared.traces.add(wanted).map(|trace| vec![shared.traces.line(&trace)]).map_err(|why| why.why())
+        }
+        Ask::TraceStop(name) => shared.traces.stop(&name).map(nothing).map_err(|why| why.why()),
+        Ask::TraceRemove(name) => shared.traces.remove(&name).map(nothing).map_err(|why| why.why()),
+        Ask::TraceShow(name) => {
+            let shared = shared.clone();
+            let last = spawn_blocking(move || last_lines(&shared.traces, &name)).await;
+            last.unwrap_or_else(|_| Err("control is about to stop".to_owned()))
+        }
     }
+}
+
+/// The end of a trace's file, as much as is read at once.
+fn last_lines(traces: &Traces, name: &str) -> Result<Vec<String>, String> {
+    let size = traces.all().iter().find(|trace| trace.name == name).map_or(0, |trace| traces.size(trace));
+    let start = size.saturating_sub(READ_BYTES_MAX);
+    let (text, _) = traces.read(name, start, READ_BYTES_MAX).map_err(|why| why.why())?;
+    // The first line may be the end of one.
+    Ok(text.lines().skip(usize::from(start > 0)).map(str::to_owned).collect())
 }
 
 /// Asks the control process of the node in `data_dir` how it goes.

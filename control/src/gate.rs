@@ -42,13 +42,16 @@ pub(crate) async fn pass(
         "/status" | "/api/v5/status" => reads,
         // It brings its own proof.
         "/api/v5/login" => true,
-        _ => reads && peer.ip().is_loopback() && !of_keys,
+        // A trace shows what clients say.
+        _ => reads && peer.ip().is_loopback() && !of_keys && !path.starts_with("/api/v5/trace"),
     };
     let may = |caller| caller == Caller::Administrator || !of_keys;
     if open || caller(&shared, request.headers()).await.is_some_and(may) {
         return next.run(request).await;
     }
-    warn!(%peer, method = %request.method(), path = request.uri().path(), "an HTTP request without a key is refused");
+    if shared.tells_refusal(peer.ip()) {
+        warn!(%peer, method = %request.method(), path = request.uri().path(), "an HTTP request without a key is refused");
+    }
     shared.refused_http();
     let why = match of_keys {
         true => "an administrator is needed (ringmq ctl admin add)",

@@ -16,9 +16,12 @@ use axum::{
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
 };
-use contract::report::{ListenerReport, LogState};
+use contract::{
+    report::{ListenerReport, LogState},
+    trace::FILE_BYTES_MAX,
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
@@ -26,6 +29,7 @@ use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tower_service::Service;
@@ -37,6 +41,7 @@ use crate::{
     host::Host,
     metrics,
     state::Shared,
+    traces::{self, Wanted},
 };
 
 /// Connections at the same time; further ones wait in the kernel.
@@ -117,6 +122,11 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v5/listeners", get(listeners))
         .route("/api/v5/banned", get(banned).post(ban).delete(unban_all))
         .route("/api/v5/banned/{kind}/{*who}", delete(unban))
+        .route("/api/v5/trace", get(traces).post(add_trace))
+        .route("/api/v5/trace/{name}", delete(remove_trace))
+        .route("/api/v5/trace/{name}/stop", put(stop_trace))
+        .route("/api/v5/trace/{name}/download", get(trace_file))
+        .route("/api/v5/trace/{name}/log", get(trace_part))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(shared.clone(), gate::pass))
@@ -330,6 +340,104 @@ async fn unban_all(State(shared): State<Arc<Shared>>) -> Response {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(why) => refused(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", &why),
     }
+}
+
+/// What is watched, with EMQX's field names.
+async fn traces(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let all = shared.traces.all();
+    Json(all.iter().map(|trace| shared.traces.describe(trace, &shared.node)).collect())
+}
+
+async fn add_trace(State(shared): State<Arc<Shared>>, asked: Result<Json<Wanted>, JsonRejection>) -> Response {
+    let wanted = match asked {
+        Ok(Json(wanted)) => wanted,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, "BAD_REQUEST", &why.body_text()),
+    };
+    match shared.traces.add(wanted) {
+        Ok(trace) => {
+            info!(name = trace.name, "a trace begins");
+            Json(shared.traces.describe(&trace, &shared.node)).into_response()
+        }
+        Err(why) => no_trace(&why),
+    }
+}
+
+fn no_trace(why: &traces::Refused) -> Response {
+    let (status, code) = match why {
+        traces::Refused::Unknown => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+        traces::Refused::Exists => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
+        traces::Refused::Bad(_) => (StatusCode::BAD_REQUEST, "INVALID_PARAMS"),
+    };
+    refused(status, code, &why.why())
+}
+
+/// The name of a trace in a path; one that is no text names none.
+type Named = Result<Path<String>, PathRejection>;
+
+async fn remove_trace(State(shared): State<Arc<Shared>>, name: Named) -> Response {
+    match name.map_or(Err(traces::Refused::Unknown), |Path(name)| shared.traces.remove(&name)) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => no_trace(&why),
+    }
+}
+
+async fn stop_trace(State(shared): State<Arc<Shared>>, name: Named) -> Response {
+    match name.map_or(Err(traces::Refused::Unknown), |Path(name)| shared.traces.stop(&name)) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => no_trace(&why),
+    }
+}
+
+/// All that was traced, as text.
+async fn trace_file(State(shared): State<Arc<Shared>>, name: Named) -> Response {
+    match read_trace(shared, name, 0, FILE_BYTES_MAX).await {
+        Ok((text, _)) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response(),
+        Err(why) => no_trace(&why),
+    }
+}
+
+/// Where to read on, and how much.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Part {
+    position: u64,
+    bytes: u64,
+}
+
+impl Default for Part {
+    fn default() -> Part {
+        Part { position: 0, bytes: 1000 }
+    }
+}
+
+/// A part of what was traced, as EMQX gives it to who follows a trace.
+async fn trace_part(
+    State(shared): State<Arc<Shared>>,
+    name: Named,
+    part: Result<Query<Part>, QueryRejection>,
+) -> Response {
+    let part = match part {
+        Ok(Query(part)) => part,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, "BAD_REQUEST", &why.body_text()),
+    };
+    let bytes = part.bytes.min(traces::READ_BYTES_MAX);
+    match read_trace(shared, name, part.position, bytes).await {
+        Ok((items, position)) => {
+            Json(json!({ "items": items, "meta": { "bytes": bytes, "position": position } })).into_response()
+        }
+        Err(why) => no_trace(&why),
+    }
+}
+
+async fn read_trace(
+    shared: Arc<Shared>,
+    name: Named,
+    position: u64,
+    bytes: u64,
+) -> Result<(String, u64), traces::Refused> {
+    let Ok(Path(name)) = name else { return Err(traces::Refused::Unknown) };
+    let read = spawn_blocking(move || shared.traces.read(&name, position, bytes)).await;
+    read.unwrap_or_else(|_| Err(traces::Refused::Bad("control is about to stop".to_owned())))
 }
 
 async fn not_found() -> Response {

@@ -14,6 +14,7 @@ mod metrics;
 mod state;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 use std::{
     fs,
@@ -28,7 +29,8 @@ use std::{
 
 use contract::{
     config::{Config, Loaded},
-    view::{LimitsPage, Page, PageKind, View, ViewNumber},
+    trace::Trace,
+    view::{LimitsPage, Page, PageKind, View, ViewNumber, Watched},
 };
 use rustix::process::{Pid, kill_process};
 use tokio::{
@@ -38,7 +40,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{bans::Bans, doors::Doors, state::Shared};
+use crate::{bans::Bans, doors::Doors, state::Shared, traces::Traces};
 
 /// `sysexits.h`: the configuration is wrong. A supervisor does not try again.
 pub const EXIT_CONFIG: u8 = 78;
@@ -110,13 +112,14 @@ async fn serve(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> Resul
     let bans = bans::read(&data_dir).map_err(|cause| {
         Failure::new(EXIT_CONFIG, format!("cannot read {}: {cause}", data_dir.join(bans::BANS_FILE).display()))
     })?;
-    let (view, view_seen) = watch::channel(Arc::new(view_of(config, bans::page(&bans), number)));
+    let traces = Traces::open(&data_dir);
+    let (view, view_seen) = watch::channel(Arc::new(view_of(config, bans::page(&bans), traces.all(), number)));
     let bans = Bans::new(&data_dir, bans, view.clone());
     let doors = Doors::open(&data_dir).map_err(|cause| {
         Failure::new(EXIT_CONFIG, format!("cannot read {}: {cause}", data_dir.join(doors::DOORS_FILE).display()))
     })?;
     let (reloads, mut reloads_asked) = mpsc::channel(RELOADS_MAX);
-    let shared = Shared::new(config, address, view_seen.clone(), (doors, bans), reloads);
+    let shared = Shared::new(config, address, view_seen.clone(), (doors, bans, traces), reloads);
     let dataplane =
         dataplane::Dataplane { socket: data_dir.join(DATAPLANE_SOCKET), view: view_seen, shared: shared.clone() };
     tokio::spawn(http::serve(http, shared.clone()));
@@ -132,6 +135,10 @@ async fn serve(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> Resul
                 Asked::Reload => None,
             },
             asker = reloads_asked.recv() => asker,
+            () = shared.traces.changed() => {
+                renew(&current, shared.traces.all(), &view);
+                continue;
+            }
         };
         let read = reload();
         if let Err(why) = &read {
@@ -140,7 +147,7 @@ async fn serve(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> Resul
         let (answer, tells) = match read {
             Err(why) => (Err(why), false),
             Ok(next) => {
-                apply(&current, &next, &view);
+                apply(&current, &next, shared.traces.all(), &view);
                 current = next;
                 (Ok(supervisor.is_some()), asker.is_some())
             }
@@ -161,19 +168,9 @@ async fn serve(loaded: Loaded, reload: Reload, supervisor: Option<Pid>) -> Resul
 }
 
 /// A new View if pages changed, and a line about what needs a restart.
-fn apply(current: &Loaded, next: &Loaded, view: &watch::Sender<Arc<View>>) {
+fn apply(current: &Loaded, next: &Loaded, traces: Vec<Trace>, view: &watch::Sender<Arc<View>>) {
     logging::set_level(next.config.log.level);
-    let changed = view.send_if_modified(|view| {
-        let number = ViewNumber { number: view.number.number + 1, ..view.number };
-        let bans = view.pages.iter().find(|page| page.kind() == PageKind::Bans).cloned();
-        let fresh = view_of(&next.config, bans.unwrap_or(Page::Bans(Vec::new())), number);
-        let changed = fresh.digests != view.digests;
-        if changed {
-            info!(number = fresh.number.number, "a new view is on its way to the data plane");
-            *view = Arc::new(fresh);
-        }
-        changed
-    });
+    let changed = renew(next, traces, view);
     let waiting = current.waiting(next);
     if !waiting.is_empty() {
         warn!("changes wait for the next start: {}", waiting.join(", "));
@@ -181,14 +178,32 @@ fn apply(current: &Loaded, next: &Loaded, view: &watch::Sender<Arc<View>>) {
     info!(changed, "the configuration was read again");
 }
 
-fn view_of(config: &Config, bans: Page, number: ViewNumber) -> View {
+/// A new View, if it says something else than the present one.
+fn renew(loaded: &Loaded, traces: Vec<Trace>, view: &watch::Sender<Arc<View>>) -> bool {
+    view.send_if_modified(|view| {
+        let number = ViewNumber { number: view.number.number + 1, ..view.number };
+        let bans = view.pages.iter().find(|page| page.kind() == PageKind::Bans).cloned();
+        let fresh = view_of(&loaded.config, bans.unwrap_or(Page::Bans(Vec::new())), traces, number);
+        let changed = fresh.digests != view.digests;
+        if changed {
+            info!(number = fresh.number.number, "a new view is on its way to the data plane");
+            *view = Arc::new(fresh);
+        }
+        changed
+    })
+}
+
+fn view_of(config: &Config, bans: Page, traces: Vec<Trace>, number: ViewNumber) -> View {
+    let (sys_topics, sys_events) = (config.sys_topics.clone(), config.sys_events.clone());
+    let watched = Watched { sys_topics, sys_events, traces };
     let limits = LimitsPage {
         mqtt: config.mqtt.clone(),
         limits: config.limits.clone(),
         retainer: config.retainer.clone(),
         flapping_detect: config.flapping_detect.clone(),
     };
-    View::complete(number, vec![Page::Links(config.cluster.links.clone()), Page::Limits(limits), bans])
+    let links = Page::Links(config.cluster.links.clone());
+    View::complete(number, vec![links, Page::Limits(limits), bans, Page::Watched(watched)])
 }
 
 async fn listen(bind: &str) -> io::Result<(TcpListener, SocketAddr)> {

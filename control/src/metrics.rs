@@ -334,7 +334,8 @@ mod tests {
         let doors = crate::doors::Doors::open(dir.path()).unwrap();
         let (reloads, _) = tokio::sync::mpsc::channel(1);
         let bans = crate::bans::Bans::new(dir.path(), Vec::new(), sender);
-        Shared::new(&Config::default(), "127.0.0.1:1".parse().unwrap(), view, (doors, bans), reloads)
+        let traces = crate::traces::Traces::open(dir.path());
+        Shared::new(&Config::default(), "127.0.0.1:1".parse().unwrap(), view, (doors, bans, traces), reloads)
     }
 
     fn report() -> Report {

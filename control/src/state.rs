@@ -1,7 +1,7 @@
 //! What control knows, shared by its tasks: who we are, the View that holds, the last Report.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use contract::{config::Config, ctl::Status, report::Report, view::View};
+use contract::{config::Config, ctl::Status, repeats::Repeats, report::Report, view::View};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::{bans::Bans, doors::Doors, gate::COMPARISONS_MAX};
+use crate::{bans::Bans, doors::Doors, gate::COMPARISONS_MAX, traces::Traces};
 
 /// A data plane that has not reported for so long does not answer.
 pub(crate) const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
@@ -29,6 +29,10 @@ pub(crate) struct Shared {
     pub(crate) doors: Doors,
     /// Who may not connect.
     pub(crate) bans: Bans,
+    /// What is watched.
+    pub(crate) traces: Traces,
+    /// Requests without a key, by address: lines about them.
+    pub(crate) refusals: Mutex<Repeats<IpAddr>>,
     /// Places for comparisons of passwords.
     pub(crate) comparisons: Semaphore,
     refused_http: AtomicU64,
@@ -96,7 +100,7 @@ impl Shared {
         config: &Config,
         http: SocketAddr,
         view: watch::Receiver<Arc<View>>,
-        (doors, bans): (Doors, Bans),
+        (doors, bans, traces): (Doors, Bans, Traces),
         reloads: mpsc::Sender<Reloading>,
     ) -> Arc<Shared> {
         Arc::new(Shared {
@@ -108,6 +112,8 @@ impl Shared {
             last: Mutex::new(Last::default()),
             doors,
             bans,
+            traces,
+            refusals: Mutex::default(),
             comparisons: Semaphore::new(COMPARISONS_MAX),
             refused_http: AtomicU64::new(0),
             reloads,
@@ -117,6 +123,16 @@ impl Shared {
     /// A request was refused for want of a key.
     pub(crate) fn refused_http(&self) {
         self.refused_http.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// May a line be written about such a request of this address? Tells what was left out before.
+    pub(crate) fn tells_refusal(&self, peer: IpAddr) -> bool {
+        let now_us = self.uptime().as_micros() as u64;
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        for (peer, lines) in refusals.over(now_us) {
+            tracing::warn!(%peer, lines, "lines of one second about HTTP requests without a key were left out");
+        }
+        refusals.allows(peer, now_us)
     }
 
     /// Requests that were refused for want of a key.

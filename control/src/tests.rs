@@ -31,6 +31,7 @@ use crate::{
     doors::Doors,
     gate, http,
     state::{Reloading, Shared},
+    traces::Traces,
     view_of,
 };
 
@@ -52,12 +53,13 @@ impl World {
     fn new() -> World {
         let config = Config::default();
         let number = ViewNumber { incarnation: 10, number: 1 };
-        let (view, seen) = watch::channel(Arc::new(view_of(&config, Page::Bans(Vec::new()), number)));
+        let bans = Page::Bans(Vec::new());
+        let (view, seen) = watch::channel(Arc::new(view_of(&config, bans, Vec::new(), number)));
         let dir = tempfile::tempdir().unwrap();
         let doors = Doors::open(dir.path()).unwrap();
         let (reloads, reloads_asked) = mpsc::channel(1);
-        let bans = Bans::new(dir.path(), Vec::new(), view.clone());
-        let shared = Shared::new(&config, "127.0.0.1:1".parse().unwrap(), seen.clone(), (doors, bans), reloads);
+        let books = (doors, Bans::new(dir.path(), Vec::new(), view.clone()), Traces::open(dir.path()));
+        let shared = Shared::new(&config, "127.0.0.1:1".parse().unwrap(), seen.clone(), books, reloads);
         World { dir, shared, view, reloads_asked, _seen: seen }
     }
 
@@ -100,6 +102,7 @@ impl World {
         self.view.send_replace(Arc::new(view_of(
             &config,
             Page::Bans(Vec::new()),
+            Vec::new(),
             ViewNumber { number: number.number + 1, ..number },
         )));
     }
@@ -200,8 +203,8 @@ async fn a_data_plane_that_lost_its_view_gets_it_again() {
         peer.report(&links_only).await;
     }
     let pages: Vec<_> = peer.view().await.pages.iter().map(Page::kind).collect();
-    let missing = [contract::view::PageKind::Limits, contract::view::PageKind::Bans];
-    assert_eq!(pages, missing, "what is held is not sent again");
+    use contract::view::PageKind;
+    assert_eq!(pages, [PageKind::Limits, PageKind::Bans, PageKind::Watched], "what is held is not sent again");
 }
 
 #[tokio::test]

@@ -17,14 +17,16 @@ use std::{
 use broker::{
     admission::Ask,
     counters::Counter,
-    event::Event,
+    event::{Event, Who},
     exchange::Round,
     surface::{Cause, ConnId, DialId, Output, Parked, Transport},
 };
-use contract::ids::ShardId;
+use contract::{ids::ShardId, time::Now, view::Watched};
+use mqtt::types::Version;
 
 use crate::{
     addresses::{Addresses, Admitted, Crowded},
+    announce::Announcer,
     auth::Asker,
     dial::{Dialing, Dials},
     events::Events,
@@ -32,6 +34,8 @@ use crate::{
     ring::{Op, Token},
     shard::Brain,
     stage::{Broken, Stage},
+    system::Said,
+    trace::{Direction, Tap, Tracer},
 };
 
 /// How long a connection that is being closed may take to accept what is left to send.
@@ -103,6 +107,8 @@ pub(crate) struct Connection {
     pub(crate) sent: usize,
     pub(crate) stage: Stage,
     pub(crate) seat: Option<Seat>,
+    /// Somebody watches its packets.
+    pub(crate) tap: Option<Box<Tap>>,
 }
 
 impl Connection {
@@ -126,6 +132,7 @@ impl Connection {
             sent: 0,
             stage,
             seat,
+            tap: None,
         }
     }
 
@@ -152,10 +159,25 @@ struct Carrier {
 
 /// What the broker is told at the start of the next turn.
 pub(crate) enum Pending {
-    Closed { conn: ConnId, cause: Cause },
-    Detached { transport: Transport, to: ShardId, parked: Parked },
-    Dialed { dial: DialId, conn: ConnId },
-    DialFailed { dial: DialId, reason: String },
+    Closed {
+        conn: ConnId,
+        cause: Cause,
+    },
+    Detached {
+        transport: Transport,
+        to: ShardId,
+        parked: Parked,
+    },
+    Dialed {
+        dial: DialId,
+        conn: ConnId,
+    },
+    DialFailed {
+        dial: DialId,
+        reason: String,
+    },
+    /// Something about a client, for whoever listens on `$SYS`.
+    Said(Said),
 }
 
 /// What a deadline of the shell is about.
@@ -169,6 +191,8 @@ pub(crate) enum Due {
     Listener(u16),
     /// Connections that hold output memory and do not use it are looked for.
     Sweep,
+    /// A trace begins or ends.
+    Watch,
 }
 
 struct Place {
@@ -191,6 +215,8 @@ pub(crate) struct Connections {
     events: Events,
     /// Of the whole node.
     pub(crate) addresses: Arc<Addresses>,
+    announcer: Announcer,
+    tracer: Tracer,
     asker: Option<Asker>,
     /// What stages open, for the duration of one completion.
     pub(crate) plain: Vec<u8>,
@@ -221,6 +247,8 @@ impl Connections {
             dials,
             events,
             addresses,
+            announcer: Announcer::default(),
+            tracer: Tracer::default(),
             asker: None,
             plain: Vec::new(),
             handshakes: 0,
@@ -248,6 +276,32 @@ impl Connections {
     /// Where clients are asked about; without it nobody is.
     pub(crate) fn ask_through(&mut self, asker: Asker) {
         self.asker = Some(asker);
+    }
+
+    /// Who speaks about clients on `$SYS`, and where traces go; without it nobody and nowhere.
+    pub(crate) fn tell_through(&mut self, announcer: Announcer, tracer: Tracer) {
+        (self.announcer, self.tracer) = (announcer, tracer);
+    }
+
+    /// What an operator wants to hear of clients from now on. True: the broker has to ask about all of them again.
+    pub(crate) fn watched(&mut self, watched: &Watched, now: Now) -> bool {
+        self.announcer.choose(&watched.sys_events);
+        self.tracer.take(&watched.traces);
+        self.look_at_traces(now)
+    }
+
+    /// Which traces run now? True: others than before.
+    pub(crate) fn look_at_traces(&mut self, now: Now) -> bool {
+        let (changed, again_ms) = self.tracer.look(now.wall_ms);
+        if let Some(again_ms) = again_ms {
+            self.due(now.mono_us + (again_ms - now.wall_ms) * 1000, Due::Watch);
+        }
+        changed
+    }
+
+    /// Events about clients that were shed since the last question.
+    pub(crate) fn events_shed(&mut self) -> u64 {
+        self.announcer.take_shed()
     }
 
     /// Begins a turn.
@@ -358,12 +412,19 @@ impl Connections {
 
     /// The earliest deadline of the shell.
     pub(crate) fn next_due_us(&self) -> u64 {
+        self.own_due_us().min(self.events.due_us())
+    }
+
+    fn own_due_us(&self) -> u64 {
         self.dues.peek().map_or(u64::MAX, |Reverse((due_us, _))| *due_us)
     }
 
     /// The next deadline that has passed.
     pub(crate) fn overdue(&mut self) -> Option<Due> {
-        if self.next_due_us() > self.now_us {
+        if self.events.due_us() <= self.now_us {
+            self.events.tell_suppressed(self.now_us);
+        }
+        if self.own_due_us() > self.now_us {
             return None;
         }
         self.dues.pop().map(|Reverse((_, what))| what)
@@ -495,7 +556,27 @@ impl Output for Connections {
         self.asker.as_ref().is_some_and(|asker| asker.step(conn, round))
     }
 
+    fn watch(&mut self, who: &Who<'_>, version: Version) -> bool {
+        let tap = self.tracer.tap(who, version);
+        let watched = tap.is_some();
+        if let Some(connection) = self.tenant(who.conn) {
+            connection.tap = tap;
+        }
+        watched
+    }
+
+    fn packet(&mut self, conn: ConnId, bytes: &[u8]) {
+        if let Some(tap) = self.tenant(conn).and_then(|connection| connection.tap.as_ref()) {
+            tap.packet(Direction::In, bytes);
+        }
+    }
+
     fn event(&mut self, event: Event<'_>) {
+        let listener = |index| self.events.listener(index);
+        if let Some(said) = self.announcer.say(self.now_us, &event, listener) {
+            self.pending.push_back(Pending::Said(said));
+        }
+        self.tracer.event(&event);
         self.events.event(self.now_us, event);
     }
 }

@@ -15,7 +15,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -61,9 +61,28 @@ pub(crate) struct Scene {
     pub(crate) sys_every: Duration,
     /// What the memory watch goes by.
     pub(crate) memory: Arc<memory::Bounds>,
+    /// Lines of the log and of traces that were lost because their writers were too slow.
+    pub(crate) lost: [Arc<AtomicU64>; 2],
     /// Passwords or rules could not be read again.
     pub(crate) policy_stale: Arc<AtomicBool>,
 }
+
+impl Scene {
+    /// What is counted outside of the shards.
+    fn lost(&self) -> impl Iterator<Item = CounterReport> + '_ {
+        LOST.iter().zip(&self.lost).map(|((name, doc), lost)| CounterReport {
+            name: (*name).to_owned(),
+            doc: (*doc).to_owned(),
+            value: lost.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// Names and sentences of [`Scene::lost`].
+const LOST: [(&str, &str); 2] = [
+    ("log_lines_lost", "Log lines lost because standard error was too slow."),
+    ("trace_lines_lost", "Lines of traces lost because their writer was too slow."),
+];
 
 /// The control process that came last.
 struct Peer {
@@ -225,6 +244,10 @@ impl Control {
     }
 
     fn pass_on(&mut self, before: &View) {
+        if let Some(watched) = self.scene.view.watched() {
+            let every = Duration::from_millis(u64::from(watched.sys_topics.interval_ms));
+            self.system.change(every, Instant::now());
+        }
         if let Err(error) = self.scene.data_dir.keep(&self.scene.view) {
             // It still holds while this process lives.
             tracing::error!(%error, "the View could not be kept for the next start");
@@ -285,7 +308,7 @@ impl Control {
             shards: ports.iter().map(|port| shard_report(port)).collect(),
             listeners: listeners.reports(),
             links: link_reports(ports.iter().flat_map(|port| port.board.link_status())),
-            counters: counter_reports(ports),
+            counters: counter_reports(ports).into_iter().chain(self.scene.lost()).collect(),
             policy_stale: self.scene.policy_stale.load(Ordering::Relaxed),
             flapping: ports.iter().flat_map(|port| port.board.flapping_bans()).take(FLAPPING_MAX).collect(),
         }
@@ -442,6 +465,7 @@ mod tests {
                 seed: 1,
                 sys_every: Duration::ZERO,
                 memory: Arc::default(),
+                lost: Default::default(),
                 policy_stale: Arc::default(),
             };
             let control = Control::listen(scene).expect("the socket");

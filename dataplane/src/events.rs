@@ -2,8 +2,8 @@
 //! lines into structured log records. A slow or stuck stderr therefore costs lines, which are counted, and
 //! never a shard's time.
 //!
-//! Always true: a shard emits at most [`LINES_PER_WINDOW`] lines of a kind per second; what is suppressed is
-//! counted and told with the next line of that kind.
+//! Always true: of lines of one kind and reason a shard emits a few per second ([`Repeats`]); how many it did not emit
+//! is told in one line when the second is over; a line about a connection names client, address and listener.
 
 use std::{
     io,
@@ -17,25 +17,22 @@ use std::{
     time::Duration,
 };
 
-use broker::event::Event;
+use broker::event::{Event, Who};
+use contract::repeats::Repeats;
 
 use crate::stage::Broken;
 
-/// Lines of one kind that a shard emits per window.
-const LINES_PER_WINDOW: u32 = 20;
-const WINDOW_US: u64 = 1_000_000;
 /// Lines that may wait for the log thread.
 const LINES_MAX: usize = 4096;
 
-/// Kinds of lines, each limited for itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Kinds of lines; with a reason, each is limited for itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Kind {
     Connected,
     Disconnected,
     Refused,
     Link,
     Log,
-    LogFailed,
     Limit,
     AcceptFailed,
     ListenerFull,
@@ -43,32 +40,38 @@ enum Kind {
     Transport,
 }
 
-impl Kind {
-    const COUNT: usize = 11;
-}
+/// A kind, and the number of its reason where it has several.
+type Key = (Kind, u16);
 
 /// One line, with everything it says.
 #[derive(Debug)]
 struct Line {
     shard: u16,
-    /// Lines of this kind that were suppressed before this one.
-    suppressed: u64,
     text: Text,
+}
+
+/// A connection in a line.
+#[derive(Debug)]
+struct Whom {
+    client: String,
+    peer: SocketAddr,
+    listener: Arc<str>,
 }
 
 #[derive(Debug)]
 enum Text {
-    Connected { client: String, peer: SocketAddr, version: u8, resumed: bool },
-    Disconnected { client: String, why: String },
-    Refused { client: String, peer: SocketAddr, reason: u8, why: String },
+    Connected { whom: Whom, user: Option<String>, version: u8, resumed: bool },
+    Disconnected { whom: Whom, why: String },
+    Refused { whom: Whom, reason: u8, why: String },
     Link { link: String, what: String, detail: String },
     Log { what: String, detail: String },
-    LogFailed { why: String },
+    LogFailed { why: String, repeated: u64 },
     Limit { key: &'static str, client: String },
     AcceptFailed { listener: String, error: io::Error },
     ListenerFull { listener: String, peer: SocketAddr },
     ListenerBusy { listener: String, peer: SocketAddr },
     Transport { listener: String, peer: SocketAddr, why: String },
+    Suppressed { kind: Kind, reason: u16, lines: u64 },
 }
 
 /// The way to the log thread, which ends when the last of these is dropped.
@@ -98,11 +101,13 @@ impl Log {
         let (alive, ended) = mpsc::channel();
         thread::Builder::new().name("log".to_owned()).spawn(move || {
             let _alive = alive;
+            let mut told = 0;
             for line in written {
                 write(line);
-                let lost = also_lost.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    tracing::warn!(lost, "log lines were lost because the log was too slow");
+                let lost = also_lost.load(Ordering::Relaxed);
+                if lost > told {
+                    tracing::warn!(lost = lost - told, "log lines were lost because the log was too slow");
+                    told = lost;
                 }
             }
         })?;
@@ -111,131 +116,158 @@ impl Log {
 
     /// The events of one shard.
     pub(crate) fn of_shard(&self, shard: u16) -> Events {
-        Events { shard, log: self.clone(), windows: Default::default() }
+        Events { shard, log: self.clone(), repeats: Repeats::default(), listeners: Vec::new() }
+    }
+
+    /// Lines that were lost so far because the log was too slow; it goes on counting.
+    pub(crate) fn lost(&self) -> Arc<AtomicU64> {
+        self.lost.clone()
     }
 }
 
 fn write(line: Line) {
-    let Line { shard, suppressed, text } = line;
+    let Line { shard, text } = line;
     match text {
-        Text::Connected { client, peer, version, resumed } => {
-            tracing::info!(shard, client, %peer, version, resumed, suppressed, "connected");
+        Text::Connected { whom: Whom { client, peer, listener }, user, version, resumed } => {
+            tracing::info!(shard, client, %peer, listener = &*listener, user, version, resumed, "connected");
         }
-        Text::Disconnected { client, why } => tracing::info!(shard, client, why, suppressed, "disconnected"),
-        Text::Refused { client, peer, reason, why } => {
-            tracing::warn!(shard, client, %peer, reason = format_args!("{reason:#04x}"), why, suppressed, "refused");
+        Text::Disconnected { whom: Whom { client, peer, listener }, why } => {
+            tracing::info!(shard, client, %peer, listener = &*listener, why, "disconnected");
         }
-        Text::Link { link, what, detail } => tracing::info!(shard, link, what, detail, suppressed, "link"),
-        Text::Log { what, detail } => tracing::warn!(shard, what, detail, suppressed, "log"),
-        Text::LogFailed { why } => tracing::error!(shard, why, suppressed, "the log cannot be written"),
-        Text::Limit { key, client } => tracing::warn!(shard, key, client, suppressed, "limit reached"),
+        Text::Refused { whom: Whom { client, peer, listener }, reason, why } => {
+            let reason = format_args!("{reason:#04x}");
+            tracing::warn!(shard, client, %peer, listener = &*listener, reason, why, "refused");
+        }
+        Text::Link { link, what, detail } => tracing::info!(shard, link, what, detail, "link"),
+        Text::Log { what, detail } => tracing::warn!(shard, what, detail, "log"),
+        Text::LogFailed { why, repeated } => tracing::error!(shard, why, repeated, "the log cannot be written"),
+        Text::Limit { key, client } => tracing::warn!(shard, key, client, "limit reached"),
         Text::AcceptFailed { listener, error } => {
-            tracing::error!(shard, listener, %error, suppressed, "accept failed; trying again in a moment");
+            tracing::error!(shard, listener, %error, "accept failed; trying again in a moment");
         }
         Text::ListenerFull { listener, peer } => {
-            tracing::warn!(shard, listener, %peer, suppressed, "connection closed: max_connections is reached");
+            tracing::warn!(shard, listener, %peer, "connection closed: max_connections is reached");
         }
         Text::ListenerBusy { listener, peer } => {
-            tracing::warn!(shard, listener, %peer, suppressed, "connection closed: max_conn_rate is exceeded");
+            tracing::warn!(shard, listener, %peer, "connection closed: max_conn_rate is exceeded");
         }
         Text::Transport { listener, peer, why } => {
-            tracing::warn!(shard, listener, %peer, why, suppressed, "connection closed by its transport");
+            tracing::warn!(shard, listener, %peer, why, "connection closed by its transport");
+        }
+        Text::Suppressed { kind, reason, lines } => {
+            tracing::warn!(shard, ?kind, reason, lines, "lines of one second were left out");
         }
     }
-}
-
-#[derive(Clone, Copy, Default)]
-struct Window {
-    start_us: u64,
-    lines: u32,
-    suppressed: u64,
 }
 
 /// One shard's events, with their rate limits.
 pub(crate) struct Events {
     shard: u16,
     log: Log,
-    windows: [Window; Kind::COUNT],
+    repeats: Repeats<Key>,
+    /// Names by index.
+    listeners: Vec<Arc<str>>,
 }
 
 impl Events {
+    /// What the listener with this index is called.
+    pub(crate) fn name_listener(&mut self, index: u16, name: &Arc<str>) {
+        let place = usize::from(index);
+        if self.listeners.len() <= place {
+            self.listeners.resize_with(place + 1, || Arc::from(""));
+        }
+        self.listeners[place] = name.clone();
+    }
+
+    /// The name of a listener; empty if it is not known.
+    pub(crate) fn listener(&self, index: u16) -> Arc<str> {
+        self.listeners.get(usize::from(index)).cloned().unwrap_or_else(|| Arc::from(""))
+    }
+
     /// An event of the broker.
     pub(crate) fn event(&mut self, now_us: u64, event: Event<'_>) {
-        let kind = match &event {
-            Event::Connected { .. } => Kind::Connected,
-            Event::Disconnected { .. } => Kind::Disconnected,
-            Event::Refused { .. } => Kind::Refused,
-            Event::Link { .. } => Kind::Link,
-            Event::Log { .. } => Kind::Log,
-            Event::Limit { .. } => Kind::Limit,
+        let key = match &event {
+            Event::Connected { .. } => (Kind::Connected, 0),
+            Event::Disconnected { .. } => (Kind::Disconnected, 0),
+            Event::Refused { reason, .. } => (Kind::Refused, u16::from(reason.code())),
+            Event::Link { .. } => (Kind::Link, 0),
+            Event::Log { .. } => (Kind::Log, 0),
+            Event::Limit { .. } => (Kind::Limit, 0),
+            Event::Subscribed { .. } | Event::Unsubscribed { .. } => return,
         };
-        self.emit(now_us, kind, || match event {
-            Event::Connected { client, peer, version, resumed } => {
-                Text::Connected { client: client.to_owned(), peer, version, resumed }
+        if !self.repeats.allows(key, now_us) {
+            return;
+        }
+        self.emit(match event {
+            Event::Connected { who, version, resumed, .. } => {
+                let user = who.username.map(str::to_owned);
+                Text::Connected { whom: self.whom(&who), user, version, resumed }
             }
-            Event::Disconnected { client, why } => {
-                Text::Disconnected { client: client.to_owned(), why: why.to_owned() }
-            }
-            Event::Refused { client, peer, reason, why } => {
-                Text::Refused { client: client.to_owned(), peer, reason: reason.code(), why: why.into_owned() }
+            Event::Disconnected { who, why } => Text::Disconnected { whom: self.whom(&who), why: why.to_owned() },
+            Event::Refused { who, reason, why } => {
+                Text::Refused { whom: self.whom(&who), reason: reason.code(), why: why.into_owned() }
             }
             Event::Link { link, what, detail } => {
                 Text::Link { link: link.to_owned(), what: what.to_owned(), detail: detail.into_owned() }
             }
             Event::Log { what, detail } => Text::Log { what: what.to_owned(), detail: detail.into_owned() },
             Event::Limit { key, client } => Text::Limit { key, client: client.to_owned() },
+            Event::Subscribed { .. } | Event::Unsubscribed { .. } => return,
         });
     }
 
-    /// The log could not do what it wanted.
-    pub(crate) fn log_failed(&mut self, now_us: u64, why: &str) {
-        self.emit(now_us, Kind::LogFailed, || Text::LogFailed { why: why.to_owned() });
+    fn whom(&self, who: &Who<'_>) -> Whom {
+        Whom { client: who.client.to_owned(), peer: who.peer, listener: self.listener(who.listener) }
     }
 
-    /// The same again: counted, and told with the next line.
-    pub(crate) fn log_failed_again(&mut self) {
-        self.windows[Kind::LogFailed as usize].suppressed += 1;
+    /// The log could not do what it wanted, `repeated` times without a line since the last one.
+    pub(crate) fn log_failed(&mut self, why: &str, repeated: u64) {
+        self.emit(Text::LogFailed { why: why.to_owned(), repeated });
     }
 
     /// A listener could not accept.
     pub(crate) fn accept_failed(&mut self, now_us: u64, listener: &str, errno: i32) {
-        self.emit(now_us, Kind::AcceptFailed, || Text::AcceptFailed {
-            listener: listener.to_owned(),
-            error: io::Error::from_raw_os_error(errno),
-        });
+        if self.repeats.allows((Kind::AcceptFailed, errno as u16), now_us) {
+            let error = io::Error::from_raw_os_error(errno);
+            self.emit(Text::AcceptFailed { listener: listener.to_owned(), error });
+        }
     }
 
     /// A connection came to a listener that has no place left.
     pub(crate) fn listener_full(&mut self, now_us: u64, listener: &str, peer: SocketAddr) {
-        self.emit(now_us, Kind::ListenerFull, || Text::ListenerFull { listener: listener.to_owned(), peer });
+        if self.repeats.allows((Kind::ListenerFull, 0), now_us) {
+            self.emit(Text::ListenerFull { listener: listener.to_owned(), peer });
+        }
     }
 
     /// More connections come than the listener may let in.
     pub(crate) fn listener_busy(&mut self, now_us: u64, listener: &str, peer: SocketAddr) {
-        self.emit(now_us, Kind::ListenerBusy, || Text::ListenerBusy { listener: listener.to_owned(), peer });
+        if self.repeats.allows((Kind::ListenerBusy, 0), now_us) {
+            self.emit(Text::ListenerBusy { listener: listener.to_owned(), peer });
+        }
     }
 
     /// What lies between the wire and MQTT could not go on.
     pub(crate) fn transport_broken(&mut self, now_us: u64, listener: &str, peer: SocketAddr, why: &Broken) {
-        self.emit(now_us, Kind::Transport, || Text::Transport {
-            listener: listener.to_owned(),
-            peer,
-            why: why.to_string(),
-        });
+        if self.repeats.allows((Kind::Transport, why.counter() as u16), now_us) {
+            self.emit(Text::Transport { listener: listener.to_owned(), peer, why: why.to_string() });
+        }
     }
 
-    fn emit(&mut self, now_us: u64, kind: Kind, text: impl FnOnce() -> Text) {
-        let window = &mut self.windows[kind as usize];
-        if now_us.saturating_sub(window.start_us) >= WINDOW_US {
-            *window = Window { start_us: now_us, lines: 0, suppressed: window.suppressed };
+    /// When there is something to tell about what was left out.
+    pub(crate) fn due_us(&self) -> u64 {
+        self.repeats.due_us()
+    }
+
+    /// Tells what was left out in a second that is over.
+    pub(crate) fn tell_suppressed(&mut self, now_us: u64) {
+        for ((kind, reason), lines) in self.repeats.over(now_us) {
+            self.emit(Text::Suppressed { kind, reason, lines });
         }
-        if window.lines >= LINES_PER_WINDOW {
-            window.suppressed += 1;
-            return;
-        }
-        window.lines += 1;
-        let line = Line { shard: self.shard, suppressed: std::mem::take(&mut window.suppressed), text: text() };
-        if self.log.lines.try_send(line).is_err() {
+    }
+
+    fn emit(&self, text: Text) {
+        if self.log.lines.try_send(Line { shard: self.shard, text }).is_err() {
             self.log.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -243,7 +275,11 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use contract::repeats::SAID_MAX;
+
     use super::*;
+
+    const NOW_US: u64 = 1_000_000;
 
     fn events() -> (Events, mpsc::Receiver<Line>) {
         let (lines, written) = mpsc::sync_channel(LINES_MAX);
@@ -251,26 +287,30 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_suppressed_and_their_number_is_told_later() {
+    fn repeats_are_left_out_and_their_number_is_told_in_one_line() {
         let (mut events, written) = events();
         let limit = || Event::Limit { key: "mqtt.max_mqueue_len", client: "a" };
-        for _ in 0..LINES_PER_WINDOW + 5 {
-            events.event(WINDOW_US, limit());
+        for _ in 0..SAID_MAX + 5 {
+            events.event(NOW_US, limit());
         }
-        assert_eq!(written.try_iter().count(), LINES_PER_WINDOW as usize);
-        events.event(2 * WINDOW_US, limit());
-        let line = written.try_recv().expect("the next window has a line");
-        assert_eq!((line.suppressed, line.shard), (5, 3));
+        assert_eq!(written.try_iter().count(), SAID_MAX as usize);
+        let due_us = events.due_us();
+        events.tell_suppressed(due_us - 1);
+        assert!(written.try_recv().is_err(), "the second is not over");
+        events.tell_suppressed(due_us);
+        let line = written.try_recv().expect("a line");
+        assert!(matches!(line.text, Text::Suppressed { kind: Kind::Limit, lines: 5, .. }), "{line:?}");
     }
 
     #[test]
-    fn one_noisy_kind_does_not_silence_another() {
+    fn one_noisy_reason_does_not_silence_another() {
         let (mut events, written) = events();
-        for _ in 0..2 * LINES_PER_WINDOW {
-            events.accept_failed(WINDOW_US, "tcp.default", libc::EMFILE);
+        for _ in 0..2 * SAID_MAX {
+            events.accept_failed(NOW_US, "tcp:default", libc::EMFILE);
         }
-        events.event(WINDOW_US, Event::Disconnected { client: "a", why: "eof" });
-        assert!(written.try_iter().any(|line| matches!(line.text, Text::Disconnected { .. })));
+        events.accept_failed(NOW_US, "tcp:default", libc::ENOMEM);
+        let last = written.try_iter().last().expect("lines");
+        assert!(matches!(last.text, Text::AcceptFailed { error, .. } if error.raw_os_error() == Some(libc::ENOMEM)));
     }
 
     #[test]
@@ -279,7 +319,7 @@ mod tests {
         let log = Log { lines, lost: Arc::default() };
         let mut events = log.of_shard(0);
         for _ in 0..5 {
-            events.accept_failed(WINDOW_US, "tcp.default", libc::EMFILE);
+            events.accept_failed(NOW_US, "tcp:default", libc::EMFILE);
         }
         assert_eq!(log.lost.load(Ordering::Relaxed), 3);
     }

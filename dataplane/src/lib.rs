@@ -10,6 +10,7 @@
 #![warn(missing_docs)]
 
 mod addresses;
+mod announce;
 pub mod auth;
 mod brain;
 mod buffers;
@@ -49,6 +50,7 @@ mod stage;
 mod sync;
 mod system;
 mod tls;
+mod trace;
 
 pub use listeners::check_files;
 pub use run::{Reload, run};

@@ -74,7 +74,7 @@ impl<F: FnMut(&Op<'_>) -> Result<(), Failed>> LogThread<F> {
     fn new(parts: Parts, apply: F) -> LogThread<F> {
         let Parts { settings, tail, port, clock, events, .. } = parts;
         let log = Log::new(settings, tail, clock.now().mono_us);
-        let complaints = Complaints { events, last: None };
+        let complaints = Complaints { events, last: None, repeated: 0 };
         LogThread { log, apply, port, clock, complaints, told: None, closed: false }
     }
 
@@ -166,6 +166,8 @@ struct Complaints {
     events: Events,
     /// The last one: operation, error, when it was told.
     last: Option<(&'static str, io::ErrorKind, u64)>,
+    /// How often it came again since.
+    repeated: u64,
 }
 
 impl Complaints {
@@ -175,10 +177,11 @@ impl Complaints {
             (last_what, last_kind) == (what, kind) && now_us.saturating_sub(at_us) < FAILURE_AGAIN_US
         });
         if again {
-            return self.events.log_failed_again();
+            self.repeated += 1;
+            return;
         }
         self.last = Some((what, kind, now_us));
-        self.events.log_failed(now_us, &failed.to_string());
+        self.events.log_failed(&failed.to_string(), std::mem::take(&mut self.repeated));
     }
 }
 

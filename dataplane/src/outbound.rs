@@ -76,6 +76,9 @@ fn send(connection: &mut Connection, ring: &mut Ring, brain: &mut impl Brain, co
         let output = brain.output(conn).filter(|output| !output.is_empty());
         let last = matches!(connection.phase, Phase::Closing(_));
         let bytes = output.as_ref().map_or(0, |output| output.len());
+        if let (Some(tap), Some(output)) = (&connection.tap, &output) {
+            tap.packets_out(output);
+        }
         connection.stage.seal(output, &mut connection.wire, last);
         brain.count(Counter::bytes_sent, bytes as u64);
         if connection.wire.is_empty() {

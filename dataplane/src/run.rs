@@ -33,6 +33,7 @@ use signal_hook::{
 
 use crate::{
     addresses::Addresses,
+    announce::Announcer,
     auth::Doors,
     brain::Broker,
     connections::Connections,
@@ -49,6 +50,7 @@ use crate::{
     port::{Note, Port},
     probe,
     shard::{Clock, Parts, REPORT_US, Shard},
+    trace::{self, Tracer},
 };
 
 /// What `sysexits.h` calls a configuration error: the system lacks something that only an operator can give.
@@ -158,6 +160,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
     let dealt = logs.as_mut().map(Logs::take_dealt);
     let clock = Clock::start();
     let (log, writer) = Log::start().map_err(Failure::other)?;
+    let traces = trace::Sink::start(Path::new(&config.node.data_dir)).map_err(Failure::other)?;
     let mut doors = Doors::new(config, listeners.names(), &ports, clock, seed).map_err(Failure::other)?;
     // Each shard reads its notes before its first connection.
     doors.read(config).map_err(Failure::Unusable)?;
@@ -172,6 +175,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
         incarnation,
         ports: &ports,
         log: &log,
+        traces: &traces,
         news: &news,
         doors: &doors,
         terms: listeners.terms(),
@@ -193,6 +197,7 @@ fn serve(config: &Config, reload: &Reload, report_ready: bool) -> Result<(), Fai
         seed,
         sys_every: Duration::from_millis(u64::from(config.sys_topics.interval_ms)),
         memory,
+        lost: [log.lost(), traces.lost()],
         policy_stale: doors.stale(),
     };
     let stop_control = start_control(scene).map_err(Failure::other)?;
@@ -269,6 +274,7 @@ struct Start<'a> {
     incarnation: u64,
     ports: &'a Arc<[Arc<Port>]>,
     log: &'a Log,
+    traces: &'a trace::Sink,
     news: &'a mpsc::Sender<News>,
     doors: &'a Doors,
     terms: Arc<[Terms]>,
@@ -313,6 +319,8 @@ impl Start<'_> {
         let (events, addresses) = (self.log.of_shard(me), self.addresses.clone());
         let mut connections = Connections::new(connections_max, read_bytes_max, dials, events, addresses);
         connections.ask_through(self.doors.asker(me));
+        let announcer = Announcer::new(&self.config.node.name, &self.config.sys_events);
+        connections.tell_through(announcer, Tracer::new(self.traces.clone()));
         Parts {
             me,
             connections,

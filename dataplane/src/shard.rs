@@ -148,11 +148,14 @@ pub(crate) struct Parts {
 impl<B: Brain> Shard<B> {
     /// Sets up the ring. Called on the shard's own thread.
     pub(crate) fn new(brain: B, parts: Parts) -> io::Result<Shard<B>> {
-        let Parts { me, connections, listeners, post, clock, ports, report_every_us, tell_standing } = parts;
+        let Parts { me, mut connections, listeners, post, clock, ports, report_every_us, tell_standing } = parts;
         let mut ring = Ring::new()?;
         let me = usize::from(me);
         ring.listen_to_alarm(ports[me].alarm());
         ports[me].open(ring.descriptor());
+        for listener in &listeners {
+            connections.events().name_listener(listener.number, &listener.name);
+        }
         Ok(Shard {
             brain,
             ring,
@@ -264,7 +267,14 @@ impl<B: Brain> Shard<B> {
                 Pending::DialFailed { dial, reason } => {
                     self.brain.input(now, Input::DialFailed { dial, reason: &reason }, out);
                 }
+                Pending::Said((topic, text)) => {
+                    self.brain.input(now, Input::System { topic: &topic, text: &text, lasting: false }, out);
+                }
             }
+        }
+        match self.connections.events_shed() {
+            0 => {}
+            shed => self.brain.count(Counter::shed_system_event, shed),
         }
     }
 
@@ -322,6 +332,11 @@ impl<B: Brain> Shard<B> {
                     }
                 }
                 Due::Sweep => self.connections.sweep(&mut self.brain),
+                Due::Watch => {
+                    if self.connections.look_at_traces(now) {
+                        self.brain.input(now, Input::Watch, &mut self.connections);
+                    }
+                }
             }
         }
         debug_assert!(self.connections.next_due_us() > now.mono_us, "no deadline is left behind");
@@ -333,7 +348,12 @@ impl<B: Brain> Shard<B> {
         }
         while let Some(note) = self.ports[self.me].note() {
             match note {
-                Note::View(view) => self.brain.input(now, Input::View(&view), &mut self.connections),
+                Note::View(view) => {
+                    self.brain.input(now, Input::View(&view), &mut self.connections);
+                    if view.watched().is_some_and(|watched| self.connections.watched(watched, now)) {
+                        self.brain.input(now, Input::Watch, &mut self.connections);
+                    }
+                }
                 Note::Policy(policy) => self.brain.input(now, Input::Policy(&policy), &mut self.connections),
                 Note::Memory { scarce } => self.brain.input(now, Input::Memory { scarce }, &mut self.connections),
                 Note::Authenticated { conn, policy, verdict } => {
@@ -348,7 +368,7 @@ impl<B: Brain> Shard<B> {
                 Note::Bans(bans) => self.brain.input(now, Input::Bans(&bans), &mut self.connections),
                 Note::System(news) => {
                     for (topic, text) in &news[..] {
-                        self.brain.input(now, Input::System { topic, text }, &mut self.connections);
+                        self.brain.input(now, Input::System { topic, text, lasting: true }, &mut self.connections);
                     }
                 }
                 Note::Resolved { dial, addresses } => self.connections.resolved(dial, addresses),
@@ -382,6 +402,7 @@ impl<B: Brain> Shard<B> {
             }
         }
         for mut listener in opened {
+            self.connections.events().name_listener(listener.number, &listener.name);
             // A node that stops accepts nobody.
             if self.drain_until_us.is_none() {
                 listener.arm(&mut self.ring);

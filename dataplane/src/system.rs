@@ -56,6 +56,13 @@ impl System {
         }
     }
 
+    /// Says something this often from now on; never if that is zero.
+    pub(crate) fn change(&mut self, every: Duration, now: Instant) {
+        if every != self.every {
+            (self.every, self.due) = (every, (!every.is_zero()).then_some(now));
+        }
+    }
+
     /// When it is time to say something.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due

@@ -15,11 +15,16 @@ const AGGREGATIONS: &[&str] = &["sum", "min", "max", "avg", "count", "topk", "bo
 const LABEL_LISTS: &[&str] = &["by", "without", "on", "ignoring", "group_left", "group_right"];
 const OPERATORS: &[&str] = &["and", "or", "unless", "bool", "offset"];
 
+/// A label, an operator and a value.
+type Matcher = (String, String, String);
+/// The samples of a page: metric, and the labels of each.
+type Page = BTreeMap<String, Vec<BTreeMap<String, String>>>;
+
 /// What one expression asks for.
 #[derive(Default, Debug)]
 struct Asked {
-    /// Metric, and its matchers: label, operator, value.
-    selectors: Vec<(String, Vec<(String, String, String)>)>,
+    /// Metric, and its matchers.
+    selectors: Vec<(String, Vec<Matcher>)>,
     /// Labels that it groups by or shows.
     labels: BTreeSet<String>,
 }
@@ -54,7 +59,7 @@ impl<'a> Reader<'a> {
         (!word.is_empty()).then_some(word)
     }
 
-    fn matchers(&mut self) -> Vec<(String, String, String)> {
+    fn matchers(&mut self) -> Vec<Matcher> {
         let mut matchers = Vec::new();
         while !self.take('}') {
             self.space();
@@ -116,9 +121,8 @@ fn expressions(board: &Value, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// The samples of a page: metric, and the labels of each.
-fn samples(page: &str) -> BTreeMap<String, Vec<BTreeMap<String, String>>> {
-    let mut all: BTreeMap<String, Vec<BTreeMap<String, String>>> = BTreeMap::new();
+fn samples(page: &str) -> Page {
+    let mut all = Page::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let mut reader = Reader { rest: line };
         let metric = reader.word().unwrap_or_else(|| panic!("no metric in {line}")).to_owned();
@@ -129,7 +133,7 @@ fn samples(page: &str) -> BTreeMap<String, Vec<BTreeMap<String, String>>> {
 }
 
 /// What of an expression is not on the page.
-fn missing(asked: &Asked, page: &BTreeMap<String, Vec<BTreeMap<String, String>>>) -> Vec<String> {
+fn missing(asked: &Asked, page: &Page) -> Vec<String> {
     let mut missing = Vec::new();
     let mut known: BTreeSet<&str> = OF_PROMETHEUS.iter().copied().collect();
     for (metric, matchers) in &asked.selectors {

@@ -5,7 +5,7 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{report::Report, view::ViewNumber};
+use crate::{report::Report, trace::Payload, view::ViewNumber};
 
 /// A question.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -51,6 +51,27 @@ pub enum Ask {
         /// The client id, the user name, the address or network.
         who: String,
     },
+    /// Which traces are there?
+    Traces,
+    /// Begin a trace.
+    TraceStart {
+        /// Its name.
+        name: String,
+        /// EMQX's word for whom it is about: `clientid`, `topic`, `ip_address`.
+        kind: String,
+        /// Whom.
+        value: String,
+        /// How long, with a unit; none: as long as it is by default.
+        duration: Option<String>,
+        /// How payloads are shown.
+        payload: Payload,
+    },
+    /// End a trace; its file stays.
+    TraceStop(String),
+    /// Remove a trace and its file.
+    TraceRemove(String),
+    /// What was traced lately?
+    TraceShow(String),
 }
 
 /// An answer.

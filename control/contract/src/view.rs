@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bans::Ban,
-    config::{FlappingDetect, Limits, Link, Mqtt, Retainer},
-    hash, wire,
+    config::{FlappingDetect, Limits, Link, Mqtt, Retainer, SysEvents, SysTopics},
+    hash,
+    trace::Trace,
+    wire,
 };
 
 /// The order of Views. A control that was wiped begins with a higher incarnation, so it is never taken for an old one.
@@ -54,6 +56,8 @@ pub enum PageKind {
     Users,
     /// Who may not connect.
     Bans,
+    /// What is said about clients, and to whom.
+    Watched,
 }
 
 /// Part of a View that changes at once.
@@ -65,6 +69,19 @@ pub enum Page {
     Limits(LimitsPage),
     /// See [`PageKind::Bans`].
     Bans(Vec<Ban>),
+    /// See [`PageKind::Watched`].
+    Watched(Watched),
+}
+
+/// What an operator wants to hear of clients.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Watched {
+    /// `sys_topics.*`.
+    pub sys_topics: SysTopics,
+    /// `sys_topics.sys_event_messages.*`.
+    pub sys_events: SysEvents,
+    /// At most [`crate::trace::TRACES_MAX`].
+    pub traces: Vec<Trace>,
 }
 
 /// The sections that bound what clients may do.
@@ -98,6 +115,7 @@ impl Page {
             Page::Links(_) => PageKind::Links,
             Page::Limits(_) => PageKind::Limits,
             Page::Bans(_) => PageKind::Bans,
+            Page::Watched(_) => PageKind::Watched,
         }
     }
 
@@ -165,6 +183,14 @@ impl View {
     pub fn bans(&self) -> Option<&[Ban]> {
         self.pages.iter().find_map(|page| match page {
             Page::Bans(bans) => Some(bans.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// What is watched, if this View says something about it.
+    pub fn watched(&self) -> Option<&Watched> {
+        self.pages.iter().find_map(|page| match page {
+            Page::Watched(watched) => Some(watched),
             _ => None,
         })
     }

@@ -34,6 +34,8 @@ pub(crate) struct Conn {
     pub(crate) unread: Vec<u8>,
     /// Why input is not consumed; see [`pause`].
     pub(crate) paused: u8,
+    /// Somebody watches its packets.
+    pub(crate) watched: bool,
     /// Last time that bytes came, monotonic microseconds.
     pub(crate) heard_us: u64,
     /// When its timer is due; a wheel entry that fires earlier is an old one.
@@ -279,6 +281,7 @@ impl Conns {
             connack_until: 0,
             unread: Vec::new(),
             paused: 0,
+            watched: false,
             heard_us: now_us,
             timer_us: u64::MAX,
             wire: Wire::default(),
@@ -317,6 +320,10 @@ impl Conns {
         }
         self.live -= 1;
         slot.take()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Conn> {
+        self.slots.iter_mut().flatten()
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {

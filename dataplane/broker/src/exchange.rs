@@ -139,6 +139,9 @@ impl Shard {
         };
         let total = raw.total;
         self.counters.packet_received(raw.first);
+        if self.conns.get(id).is_some_and(|conn| conn.watched) {
+            out.packet(id, &bytes[..total]);
+        }
         match codec::decode(Version::V5, raw) {
             Ok(Packet::Auth(auth)) => {
                 let agreed = self.conns.get(id).and_then(|conn| conn.exchange.as_ref()).map(|e| &*e.method);
@@ -277,7 +280,7 @@ impl Shard {
         self.unpause_admission(id, out);
         self.verdict = Some((id, verdict));
         if let Some(decoded) = decoded(&connect) {
-            self.packet_connect(id, &decoded, &connect, out);
+            self.packet_connect(id, &decoded, (&connect, connect.len()), out);
         }
         self.verdict = None;
         self.consume_unread(id, out);

@@ -47,16 +47,17 @@ pub mod subscriptions;
 pub mod surface;
 pub mod timer;
 pub mod tree;
+mod watch;
 mod wills;
 
 #[cfg(test)]
 mod access_tests;
 #[cfg(test)]
+mod dismissal_tests;
+#[cfg(test)]
 mod exchange_tests;
 #[cfg(test)]
 mod limit_tests;
-#[cfg(test)]
-mod dismissal_tests;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
@@ -295,7 +296,8 @@ impl Shard {
         self.now = now;
         match input {
             Input::Received { conn, bytes } => self.received(conn, bytes, out),
-            Input::System { topic, text } => self.publish_system(topic, text, out),
+            Input::System { topic, text, lasting } => self.publish_system(topic, text, lasting, out),
+            Input::Watch => self.watch_all(out),
             Input::Accepted { conn, listener, peer, certificate, since_us } => {
                 self.counters.one(Counter::connections_accepted);
                 self.opening(conn, (listener, peer, certificate), since_us);

@@ -21,7 +21,7 @@ use crate::{
     counters::{Counter, PacketType},
     deliver::tell,
     dismissal::BANNED,
-    event::Event,
+    event::{Event, Who},
     groups::Act,
     mountpoint,
     plant::Plant,
@@ -35,12 +35,18 @@ use crate::{
 const ASSIGN_TRIES: u32 = 10_000;
 
 impl Shard {
-    /// A complete CONNECT on a connection that has none. `unread` begins with it.
-    pub(crate) fn packet_connect(&mut self, id: ConnId, connect: &Connect<'_>, unread: &[u8], out: &mut impl Output) {
-        if let Err((reason, why)) = self.connect_refused(connect) {
-            return self.refuse_connect(id, connect, reason, why, out);
-        }
-        if let Some((reason, why)) = self.turned_away(id, connect) {
+    /// A complete CONNECT on a connection that has none. `unread` begins with it, and it has `packet_bytes`.
+    pub(crate) fn packet_connect(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        (unread, packet_bytes): (&[u8], usize),
+        out: &mut impl Output,
+    ) {
+        let packet = &unread[..packet_bytes];
+        let refused = self.connect_refused(connect).err().or_else(|| self.turned_away(id, connect));
+        if let Some((reason, why)) = refused {
+            self.watch_connect(id, (connect.client_id, connect.version), packet, out);
             return self.refuse_connect(id, connect, reason, why, out);
         }
         //= MQTT-3.1.3-6
@@ -56,6 +62,7 @@ impl Shard {
             self.counters.one(Counter::connections_handed_over);
             return out.hand_over(id, home, parked);
         }
+        self.watch_connect(id, (client, connect.version), packet, out);
         // Who has a session keeps it, and may come back.
         let full = self.sessions.len() >= self.settings.limits.sessions_max as usize;
         if full && self.sessions.find(client).is_none() {
@@ -130,7 +137,8 @@ impl Shard {
         self.counters.one(Counter::connect_refused);
         self.counters.packet_received((PacketType::Connect as u8) << 4);
         let Some(conn) = self.conns.get(id) else { return };
-        out.event(Event::Refused { client: connect.client_id, peer: conn.peer, reason, why: Cow::Borrowed(why) });
+        let who = Who { username: connect.username, ..conn.who(connect.client_id) };
+        out.event(Event::Refused { who, reason, why: Cow::Borrowed(why) });
         self.counters.packet_sent(PacketType::Connack);
         refusal(&mut conn.out, connect, reason, why);
         //= MQTT-3.1.4-2
@@ -249,7 +257,15 @@ impl Shard {
             send_max: protocol.send_max,
             packet_bytes_max: protocol.packet_bytes_max,
         };
-        out.event(Event::Connected { client, peer: conn.peer, version: connect.version.level(), resumed: present });
+        let who = self.sessions.get(session).map_or_else(|| conn.who(client), |session| conn.who_of(session));
+        out.event(Event::Connected {
+            who,
+            version: connect.version.level(),
+            clean_start: connect.clean_start,
+            keep_alive_s: connect.keep_alive_s,
+            expiry_s: protocol.session_expiry_s,
+            resumed: present,
+        });
         let keep_alive_us = protocol.keep_alive_ms * 1000;
         let acks = Acks::default();
         conn.phase = Phase::Open(Box::new(Open {
@@ -432,7 +448,7 @@ impl Shard {
     pub(crate) fn misbehaved(&mut self, id: ConnId, misbehaved: Misbehaved, out: &mut impl Output) {
         // What is being closed has heard its last words, or must not hear any.
         let Some(conn) = self.conns.get(id).filter(|conn| !matches!(conn.phase, Phase::Closing)) else { return };
-        let peer = conn.peer;
+        let who = conn.who_in(&self.sessions);
         //= MQTT-3.14.0-1
         if let Phase::Open(open) = &conn.phase
             && conn.connack_until > self.journal.durable()
@@ -445,10 +461,6 @@ impl Shard {
             self.counters.packet_sent(PacketType::Disconnect);
             last_words(conn, misbehaved);
         }
-        let client = match &conn.phase {
-            Phase::Open(open) => self.sessions.get(open.session).map(|s| s.client.clone()),
-            _ => None,
-        };
         self.counters.one(match misbehaved.reason {
             Reason::MalformedPacket | Reason::PacketTooLarge => Counter::packets_malformed,
             Reason::KeepAliveTimeout => Counter::keep_alive_timeout,
@@ -458,12 +470,7 @@ impl Shard {
             Reason::AdministrativeAction => Counter::clients_dismissed,
             _ => Counter::protocol_errors,
         });
-        out.event(Event::Refused {
-            client: client.as_deref().unwrap_or(""),
-            peer,
-            reason: misbehaved.reason,
-            why: Cow::Borrowed(misbehaved.why),
-        });
+        out.event(Event::Refused { who, reason: misbehaved.reason, why: Cow::Borrowed(misbehaved.why) });
         //= MQTT-4.13.1-1
         //= MQTT-4.13.2-1
         self.leave(id, misbehaved.why, out);
@@ -510,7 +517,9 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(open.session) else { return };
         session.conn = OFFLINE;
         session.blocked = false;
-        out.event(Event::Disconnected { client: &session.client, why });
+        if let Some(conn) = self.conns.get(id) {
+            out.event(Event::Disconnected { who: conn.who_of(session), why });
+        }
         if self.settings.flapping_detect.enable {
             self.flapping.count(&session.client, &self.settings.flapping_detect, self.now, &mut self.counters, out);
         }

@@ -85,9 +85,9 @@ impl Shard {
     fn link_client_refused(&mut self, id: ConnId, session: SessionId, topic: &str, out: &mut impl Output) {
         self.counters.one(Counter::link_clients_refused);
         let Some(conn) = self.conns.get(id) else { return };
-        let client = self.sessions.get(session).map_or("", |s| &s.client);
+        let who = self.sessions.get(session).map_or_else(|| conn.who(""), |session| conn.who_of(session));
         let why = Cow::Owned(alloc::format!("may not publish to {topic}"));
-        out.event(Event::Refused { client, peer: conn.peer, reason: Reason::NotAuthorized, why });
+        out.event(Event::Refused { who, reason: Reason::NotAuthorized, why });
     }
 
     /// May this connection subscribe to a `$LINK/` filter? Only to the answers that its cluster gets.

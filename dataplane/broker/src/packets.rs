@@ -113,6 +113,7 @@ impl Shard {
             if conn.paused != 0 {
                 return used;
             }
+            let watched = conn.watched;
             let raw = match codec::split(rest, self.settings.mqtt.max_packet_bytes as usize) {
                 Ok(Some(raw)) => raw,
                 Ok(None) => return used,
@@ -123,6 +124,9 @@ impl Shard {
             };
             used += raw.total;
             self.counters.packet_received(raw.first);
+            if watched {
+                out.packet(id, &rest[..raw.total]);
+            }
             if self.rates.any() && raw.first >> 4 == 3 {
                 self.pace(id, raw.total, out);
             }
@@ -166,7 +170,7 @@ impl Shard {
         };
         let total = raw.total;
         match codec::decode(Version::V5, raw) {
-            Ok(Packet::Connect(connect)) => self.packet_connect(id, &connect, bytes, out),
+            Ok(Packet::Connect(connect)) => self.packet_connect(id, &connect, (bytes, total), out),
             Ok(_) => self.refuse_bytes(id, bytes, Malformed::PacketType(1), out),
             Err(malformed) => self.refuse_bytes(id, bytes, malformed, out),
         }
@@ -185,15 +189,17 @@ impl Shard {
     /// Bytes that are no CONNECT: close, with a CONNACK where one can be understood and its version has words for it.
     fn refuse_bytes(&mut self, id: ConnId, bytes: &[u8], malformed: Malformed, out: &mut impl Output) {
         self.counters.one(Counter::packets_malformed);
+        let claimed = claimed_version(bytes);
+        self.watch_connect(id, ("", claimed.unwrap_or(Version::V311)), bytes, out);
         let Some(conn) = self.conns.get(id) else { return };
         let why = alloc::format!("before CONNECT: {malformed}");
-        out.event(Event::Refused { client: "", peer: conn.peer, reason: malformed.reason(), why: why.into() });
+        out.event(Event::Refused { who: conn.who(""), reason: malformed.reason(), why: why.into() });
         //= MQTT-3.1.2-2
         //= MQTT-3.1.3-8
         //= MQTT-3.2.2-7
         //= MQTT-3.1.4-1
         //= MQTT311-3.1.4-1
-        if let Some(version) = claimed_version(bytes) {
+        if let Some(version) = claimed {
             let properties = codec::ConnackProperties::default();
             let connack = codec::Connack { session_present: false, reason: malformed.reason(), properties };
             self.counters.packet_sent(PacketType::Connack);
@@ -204,8 +210,8 @@ impl Shard {
 
     fn malformed(&mut self, id: ConnId, malformed: Malformed, out: &mut impl Output) {
         if let Some(conn) = self.conns.get(id) {
-            let why = alloc::format!("{malformed}");
-            out.event(Event::Refused { client: "", peer: conn.peer, reason: malformed.reason(), why: why.into() });
+            let (who, why) = (conn.who_in(&self.sessions), alloc::format!("{malformed}"));
+            out.event(Event::Refused { who, reason: malformed.reason(), why: why.into() });
         }
         let misbehaved = Misbehaved { reason: malformed.reason(), why: "malformed bytes" };
         self.misbehaved(id, misbehaved, out);

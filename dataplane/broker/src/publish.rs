@@ -191,15 +191,15 @@ impl Shard {
         Ok(())
     }
 
-    /// What the node says about itself: retained, and forgotten with the process.
-    pub(crate) fn publish_system(&mut self, topic: &str, text: &str, out: &mut impl Output) {
+    /// What the node says about itself: forgotten with the process, and before it unless it is lasting.
+    pub(crate) fn publish_system(&mut self, topic: &str, text: &str, lasting: bool, out: &mut impl Output) {
         let message = Message {
-            id: self.next_id(true, false),
+            id: self.next_id(lasting, false),
             stamp: 0,
             expiry_ms: u64::MAX,
             publisher: 0,
             qos: Qos::AtMostOnce,
-            retain: true,
+            retain: lasting,
             from_link: false,
             durable: false,
             topic,

@@ -481,7 +481,7 @@ impl Rig {
 
     /// The node says something about itself.
     pub(crate) fn system(&mut self, topic: &str, text: &str) {
-        self.shards[0].input(self.now, Input::System { topic, text }, &mut self.shells[0]);
+        self.shards[0].input(self.now, Input::System { topic, text, lasting: true }, &mut self.shells[0]);
         self.settle();
     }
 

@@ -18,6 +18,7 @@ use crate::{
     conn::LinkAccess,
     counters::{Counter, PacketType},
     deliver::tell,
+    event::{Event, Who},
     frame::{self, Kind, put_text},
     groups::{Act, Member},
     interest::{self, Dest},
@@ -222,6 +223,7 @@ impl Shard {
         let subscription_id = subscribe.subscription_id.unwrap_or(0);
         //= MQTT-3.8.4-5
         for mut entry in subscribe.entries {
+            let written = entry.filter;
             let mounted = mountpoint.as_deref().map(|mountpoint| mountpoint::filter(mountpoint, entry.filter));
             entry.filter = mounted.as_deref().unwrap_or(entry.filter);
             let reason = match self.subscribe_one(session, &entry, (subscription_id, v5, link), key, out) {
@@ -232,6 +234,9 @@ impl Shard {
                     return Err(misbehaved);
                 }
             };
+            if let Some(qos) = Qos::from_bits(reason as u8) {
+                self.tell_of_subscription(id, session, |who| Event::Subscribed { who, filter: written, qos }, out);
+            }
             if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
                 //= MQTT-3.8.4-6
                 waiting.reasons.push(reason);
@@ -471,18 +476,34 @@ impl Shard {
         let levels_max = usize::from(self.settings.mqtt.topic_levels_max);
         let mountpoint = self.conns.open(id).and_then(|open| open.mountpoint.clone());
         //= MQTT-3.10.4-6
-        for filter in unsubscribe.filters {
-            let mounted = mountpoint.as_deref().map(|mountpoint| mountpoint::filter(mountpoint, filter));
-            let filter = mounted.as_deref().unwrap_or(filter);
+        for written in unsubscribe.filters {
+            let mounted = mountpoint.as_deref().map(|mountpoint| mountpoint::filter(mountpoint, written));
+            let filter = mounted.as_deref().unwrap_or(written);
             let reason = match SubscribeFilter::parse(filter, levels_max) {
                 Ok(parsed) => self.unsubscribe_one(session, &parsed, key, out),
                 Err(_) => Reason::TopicFilterInvalid,
             };
+            if reason == Reason::Success {
+                self.tell_of_subscription(id, session, |who| Event::Unsubscribed { who, filter: written }, out);
+            }
             if let Some(waiting) = self.barrier.subscribes.get_mut(key as usize) {
                 waiting.reasons.push(reason);
             }
         }
         self.subscribe_settled(key, out);
+    }
+
+    /// Tells the shell, which knows whether anybody wants to hear it.
+    fn tell_of_subscription<'a>(
+        &'a mut self,
+        id: ConnId,
+        session: SessionId,
+        event: impl FnOnce(Who<'a>) -> Event<'a>,
+        out: &mut impl Output,
+    ) {
+        if let (Some(conn), Some(session)) = (self.conns.get(id), self.sessions.get(session)) {
+            out.event(event(conn.who_of(session)));
+        }
     }
 
     fn unsubscribe_one(

@@ -6,6 +6,7 @@ use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 use core::{any::Any, net::SocketAddr};
 
 use contract::{config::CertificateUser, ids::ShardId};
+use mqtt::types::Version;
 
 use crate::{
     admission::{Ask, Policy, Verdict},
@@ -102,9 +103,13 @@ pub enum Input<'a> {
     System {
         /// The topic.
         topic: &'a str,
-        /// What it says; retained, not kept in a log.
+        /// What it says; not kept in a log.
         text: &'a str,
+        /// It is true until something else is said: retained.
+        lasting: bool,
     },
+    /// Somebody watches other clients than before: [`Output::watch`] is asked again about all connections.
+    Watch,
     /// Bytes of a connection, in order, after all stages. Any cut is possible.
     Received {
         /// Which connection.
@@ -212,6 +217,12 @@ pub trait Output {
     fn exchange(&mut self, _conn: ConnId, _round: Round<'_>) -> bool {
         false
     }
+    /// Does somebody watch what this client sends? Asked when its CONNECT is read, and again after [`Input::Watch`].
+    fn watch(&mut self, _who: &crate::event::Who<'_>, _version: Version) -> bool {
+        false
+    }
+    /// A whole packet came on a connection that is watched; nothing was done about it so far.
+    fn packet(&mut self, _conn: ConnId, _bytes: &[u8]) {}
     /// Something an operator may want to read. The shell limits the rate.
     fn event(&mut self, event: crate::event::Event<'_>);
 }

@@ -1,10 +1,13 @@
 //! A server that is asked over HTTP who a client is. Asked on the threads of [`super::pool`], which wait for it.
 //! Always true: an answer that is late, too long or not understood is no answer, and the next authenticator is asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use broker::access::{Principal, Rules};
-use contract::config::HookKnobs;
+use contract::{config::HookKnobs, repeats::Repeats};
 use mqtt::types::Reason;
 use serde_json::{Map, Value};
 use ureq::Agent;
@@ -21,6 +24,8 @@ pub(super) struct Hook {
     body: Vec<(String, String)>,
     headers: Vec<(String, String)>,
     seed: u64,
+    complaints: Mutex<Repeats<()>>,
+    started: Instant,
 }
 
 impl std::fmt::Debug for Hook {
@@ -48,6 +53,8 @@ impl Hook {
             body: pairs(&knobs.body),
             headers: pairs(&knobs.headers),
             seed,
+            complaints: Mutex::default(),
+            started: Instant::now(),
         }
     }
 
@@ -65,9 +72,21 @@ impl Hook {
                 self.understood(status, &text.unwrap_or_default(), question.username.as_deref())
             }
             Err(error) => {
-                tracing::warn!(url = self.url, %error, "the server that knows clients does not answer");
+                self.complain(&error);
                 Word::Ignore
             }
+        }
+    }
+
+    /// One line per failure, a few per second.
+    fn complain(&self, error: &ureq::Error) {
+        let now_us = self.started.elapsed().as_micros() as u64;
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((), lines) in complaints.over(now_us) {
+            tracing::warn!(url = self.url, lines, "lines of one second about this server were left out");
+        }
+        if complaints.allows((), now_us) {
+            tracing::warn!(url = self.url, %error, "the server that knows clients does not answer");
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     mqtt::Mqtt,
     node::{Dashboard, Dataplane, Log, Node},
     section::Section,
-    sys_topics::SysTopics,
+    sys_topics::{SysEvents, SysTopics},
 };
 
 /// Knobs that stand together in the file.
@@ -51,6 +51,7 @@ pub(super) const GROUPS: &[Group] = &[
     group::<Retainer>(),
     group::<FlappingDetect>(),
     group::<SysTopics>(),
+    group::<SysEvents>(),
     group::<Own>(),
     group::<LinkKnobs>(),
     group::<SslKnobs>(),

@@ -110,6 +110,7 @@ impl<'a> Assembly<'a> {
             retainer: self.section(""),
             flapping_detect: self.section(""),
             sys_topics: self.section(""),
+            sys_events: self.section(""),
             cluster: self.cluster(),
             dashboard: self.section(""),
             log: self.section(""),

@@ -44,7 +44,7 @@ pub use self::{
     reference::reference,
     secret::Secret,
     source::{ConfigError, FILE_BYTES_MAX, Origin, SourceFile, Sources},
-    sys_topics::SysTopics,
+    sys_topics::{SysEvents, SysTopics},
     units::Clock,
 };
 
@@ -75,6 +75,8 @@ pub struct Config {
     pub flapping_detect: FlappingDetect,
     /// `sys_topics.*`.
     pub sys_topics: SysTopics,
+    /// `sys_topics.sys_event_messages.*`.
+    pub sys_events: SysEvents,
     /// `cluster.*`.
     pub cluster: Cluster,
     /// `dashboard.*`.
@@ -102,6 +104,7 @@ impl Default for Config {
             retainer: Retainer::default(),
             flapping_detect: FlappingDetect::default(),
             sys_topics: SysTopics::default(),
+            sys_events: SysEvents::default(),
             cluster: Cluster::default(),
             dashboard: Dashboard::default(),
             log: Log::default(),

@@ -108,7 +108,7 @@ impl World {
             Step::Settle => self.settle(),
             Step::Keep => self.keep(),
             Step::System => {
-                self.input(0, Input::System { topic: "$SYS/x", text: "1" });
+                self.input(0, Input::System { topic: "$SYS/x", text: "1", lasting: true });
             }
         }
     }
