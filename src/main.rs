@@ -97,6 +97,9 @@ enum Question {
     },
     /// Read the configuration again, and every file that it names.
     Reload,
+    /// What servers have said clients may do.
+    #[command(subcommand)]
+    Authz(Authz),
     /// Administrators, who may change something over HTTP.
     #[command(subcommand)]
     Admin(Admin),
@@ -191,6 +194,12 @@ impl TraceTask {
             TraceTask::Show { name } => Ask::TraceShow(name),
         }
     }
+}
+
+#[derive(Subcommand)]
+enum Authz {
+    /// Forget it; the configuration, and every file that it names, is read again.
+    CacheClean,
 }
 
 #[derive(Subcommand)]
@@ -334,7 +343,7 @@ fn ctl(file: Option<&Path>, question: Question) -> ExitCode {
         Question::Status { json } => return ctl_status(data_dir, json),
         Question::Admin(Admin::Add { name }) => passwd::read_password()
             .and_then(|password| control::ctl::order(data_dir, &Ask::AdminAdd { name, password })),
-        Question::Reload => control::ctl::order(data_dir, &Ask::Reload),
+        Question::Reload | Question::Authz(Authz::CacheClean) => control::ctl::order(data_dir, &Ask::Reload),
         Question::Admin(Admin::Remove { name }) => control::ctl::order(data_dir, &Ask::AdminRemove(name)),
         Question::Admin(Admin::List) => control::ctl::order(data_dir, &Ask::Admins),
         Question::Key(Key::Add { name }) => control::ctl::order(data_dir, &Ask::KeyAdd(name)),

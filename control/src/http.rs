@@ -118,6 +118,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v5/login", post(gate::login))
         .route("/api/v5/api_key", get(keys).post(add_key))
         .route("/api/v5/api_key/{name}", delete(remove_key))
+        .route("/api/v5/authorization/cache", delete(forget))
         .route("/api/v5/reload", post(reload))
         .route("/api/v5/listeners", get(listeners))
         .route("/api/v5/banned", get(banned).post(ban).delete(unban_all))
@@ -438,6 +439,14 @@ async fn read_trace(
     let Ok(Path(name)) = name else { return Err(traces::Refused::Unknown) };
     let read = spawn_blocking(move || shared.traces.read(&name, position, bytes)).await;
     read.unwrap_or_else(|_| Err(traces::Refused::Bad("control is about to stop".to_owned())))
+}
+
+/// Forgets what a server has said about clients. Reading everything again does that, and leaves nothing half new.
+async fn forget(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.reload().await {
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => refused(StatusCode::BAD_REQUEST, "BAD_CONFIG", &why),
+    }
 }
 
 async fn not_found() -> Response {

@@ -19,6 +19,7 @@ use broker::{
     counters::Counter,
     event::{Event, Who},
     exchange::Round,
+    inquiry::Wish,
     surface::{Cause, ConnId, DialId, Output, Parked, Transport},
 };
 use contract::{ids::ShardId, time::Now, view::Watched};
@@ -89,6 +90,10 @@ pub(crate) struct Connection {
     pub(crate) sending: bool,
     /// The other side has closed.
     pub(crate) eof: bool,
+    /// The broker has a question open about what waits in front of its input.
+    pub(crate) asked: bool,
+    /// The other side's orderly end came meanwhile, and is told after the answer.
+    pub(crate) ends: bool,
     /// Nothing more can be sent or received.
     pub(crate) failed: bool,
     /// Is in the list of connections to settle.
@@ -121,6 +126,8 @@ impl Connection {
             reading: true,
             sending: false,
             eof: false,
+            asked: false,
+            ends: false,
             failed: false,
             unsettled: false,
             warm: false,
@@ -441,11 +448,29 @@ impl Connections {
     /// Nothing more is read from `conn`; what is left to say still goes out, and then it ends.
     pub(crate) fn flush_and_end(&mut self, conn: ConnId, cause: Cause) {
         let Some(connection) = self.tenant(conn) else { return };
+        if connection.asked && cause == Cause::Eof && matches!(connection.phase, Phase::Open) {
+            connection.ends = true;
+            return;
+        }
         if matches!(connection.phase, Phase::Open | Phase::Leaving(_)) {
             connection.phase = Phase::Closing(cause);
             self.due_connection(conn, FLUSH_US);
         }
         self.unsettle(conn);
+    }
+
+    /// The broker's question about a connection has its answer.
+    pub(crate) fn answered(&mut self, conn: ConnId) {
+        if let Some(connection) = self.tenant(conn) {
+            connection.asked = false;
+        }
+    }
+
+    /// Tells the end that was held back, unless the answer has led to the next question.
+    pub(crate) fn end_answered(&mut self, conn: ConnId) {
+        if self.tenant(conn).is_some_and(|connection| connection.ends && !connection.asked) {
+            self.flush_and_end(conn, Cause::Eof);
+        }
     }
 
     /// Ends every connection that the broker has not heard of, and so cannot say goodbye to: of all listeners, or of one.
@@ -569,6 +594,15 @@ impl Output for Connections {
         if let Some(tap) = self.tenant(conn).and_then(|connection| connection.tap.as_ref()) {
             tap.packet(Direction::In, bytes);
         }
+    }
+
+    fn permit(&mut self, conn: ConnId, number: u64, wish: &Wish<'_>) -> bool {
+        let now_us = self.now_us;
+        let asked = self.asker.as_ref().is_some_and(|asker| asker.permit(conn, number, wish, now_us));
+        if let Some(connection) = self.tenant(conn) {
+            connection.asked |= asked;
+        }
+        asked
     }
 
     fn event(&mut self, event: Event<'_>) {

@@ -19,6 +19,7 @@ use broker::{
     bans::Bans,
     counters::Counters,
     exchange::Judged,
+    inquiry::Heard,
     surface::{ConnId, DialId, LinkStatus, Terms},
 };
 use contract::{bans::Ban, view::View};
@@ -39,6 +40,9 @@ pub(crate) enum Note {
     Authenticated { conn: ConnId, policy: u64, verdict: Verdict },
     /// What a step of an enhanced authentication was worth. They count as those above.
     Exchanged { conn: ConnId, policy: u64, judged: Judged },
+    /// What a server says to a wish, asked by the policy with this number. There are at most `admission.hook_queue_max` of
+    /// them, and one per thread.
+    Permitted { conn: ConnId, number: u64, policy: u64, heard: Option<Heard> },
     /// Every shard has taken over what the logs held.
     Replay,
     /// The node is complete: connections may be accepted.
@@ -119,9 +123,9 @@ impl Port {
             Note::Bans(_) => notes.retain(|waiting| !matches!(waiting, Note::Bans(_))),
             _ => {}
         }
-        if notes.len() >= NOTES_MAX
-            && !matches!(note, Note::Drain | Note::Authenticated { .. } | Note::Exchanged { .. })
-        {
+        let bounded =
+            matches!(note, Note::Drain | Note::Authenticated { .. } | Note::Exchanged { .. } | Note::Permitted { .. });
+        if notes.len() >= NOTES_MAX && !bounded {
             return Err(note);
         }
         notes.push_back(note);

@@ -366,6 +366,11 @@ impl<B: Brain> Shard<B> {
                 Note::Terms(terms, _read) => self.brain.input(now, Input::Listeners(&terms), &mut self.connections),
                 Note::Listeners(change) => self.change(*change),
                 Note::Bans(bans) => self.brain.input(now, Input::Bans(&bans), &mut self.connections),
+                Note::Permitted { conn, number, policy, heard } => {
+                    self.connections.answered(conn);
+                    self.brain.input(now, Input::Permitted { conn, number, policy, heard }, &mut self.connections);
+                    self.connections.end_answered(conn);
+                }
                 Note::System(news) => {
                     for (topic, text) in &news[..] {
                         self.brain.input(now, Input::System { topic, text, lasting: true }, &mut self.connections);

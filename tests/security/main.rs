@@ -9,6 +9,7 @@ mod flapping;
 mod reload;
 mod rights;
 mod scram;
+mod server;
 
 use harness::wire::{Connect, V5, kind};
 use harness::{Node, Raw, Role, Setup, within};

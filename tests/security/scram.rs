@@ -4,7 +4,7 @@
 use crate::{Guarded, enter, passwords, reload};
 use harness::scram::{METHOD, Scram, auth, data_of, line, properties_of};
 use harness::wire::{Connect, V5, kind};
-use harness::{Node, Raw, SHORT, Setup, client_on};
+use harness::{LONG, Node, Program, Raw, SHORT, Setup, client_on, skip};
 
 /// Passwords in a file and the file of SCRAM beside it.
 fn guarded(shards: u16, users: &str, more: &str) -> (Guarded, Setup) {
@@ -85,7 +85,8 @@ fn who_has_another_password_is_out_and_the_others_stay() {
 
 #[test]
 fn a_stranger_is_asked_like_a_user_and_the_same_after_a_restart() {
-    let (_guarded, setup) = guarded(2, &line("alice", "secret", 5000), "");
+    let users = line("alice", "secret", 5000) + &line("bob", "secret", 4096);
+    let (_guarded, setup) = guarded(2, &users, "");
     let mut node = setup.start();
     let challenge = |node: &Node, user: &str| {
         let scram = Scram::new(user, "x");
@@ -98,7 +99,8 @@ fn a_stranger_is_asked_like_a_user_and_the_same_after_a_restart() {
         text.split_once(',').expect("a nonce comes first").1.to_owned()
     };
     let before = ["eve", "mallory", "alice"].map(|user| challenge(&node, user));
-    assert!(before.iter().all(|said| said.ends_with(",i=5000")), "{before:?}");
+    let rounds = |said: &String| said.ends_with(",i=5000") || said.ends_with(",i=4096");
+    assert!(before.iter().all(rounds), "{before:?}");
     assert_ne!(before[0], before[1]);
     node.terminate(SHORT);
     node.start_again();
@@ -123,4 +125,20 @@ fn who_does_not_go_on_is_out_in_time() {
         assert!(last.len() == 1 && (last[0].kind, last[0].reason()) == (kind, 0x87), "{last:?}");
     }
     assert_eq!(node.counter("authentication_timed_out"), 2);
+}
+
+#[test]
+fn mqttjs_proves_a_password_and_is_shown_a_proof() {
+    let Some(modules) = harness::script::node_modules() else {
+        skip::skip("no Node with MQTT.js (RINGMQ_TEST_NODE_PATH)");
+        return;
+    };
+    let (_guarded, setup) = guarded(3, &line("alice", "secret", 4096), "");
+    let node = setup.start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/security/scram.js");
+    for (password, verdict) in [("secret", "ok both have proven themselves"), ("wrong", "refused: ")] {
+        let arguments = [script, &node.mqtt().port().to_string(), "alice", password];
+        let said = Program::new("node").env("NODE_PATH", modules).args(arguments).succeed(LONG);
+        assert!(said.iter().any(|line| line.starts_with(verdict)), "{said:?}");
+    }
 }

@@ -18,6 +18,7 @@ use crate::{
     access::{Principal, Rights, Rules, Subject},
     conn::{Phase, pause},
     counters::Counter,
+    inquiry::{Answers, Remember},
     surface::{ConnId, Output},
 };
 
@@ -35,6 +36,8 @@ pub struct Policy {
     pub rules: Option<Arc<Rules>>,
     /// A publish that is denied closes its connection.
     pub disconnects: bool,
+    /// How much is remembered of what a server says.
+    pub remember: Remember,
     /// What names the proof that each user would have to give now.
     pub credentials: HashMap<Box<str>, u64, RandomState>,
     /// Authentication methods (4.12) that somebody here knows.
@@ -52,6 +55,7 @@ impl Default for Policy {
             anonymous: Vec::new(),
             rules: None,
             disconnects: false,
+            remember: Remember::default(),
             credentials: nobody(),
             methods: Vec::new(),
             method_credentials: nobody(),
@@ -108,9 +112,14 @@ pub(crate) struct Access {
     pub(crate) peer: IpAddr,
     /// `None`: everything is allowed.
     pub(crate) rights: Option<Rights>,
+    /// What a server said about it.
+    pub(crate) answers: Option<Box<Answers>>,
+    /// Somebody else has subscribed: what a server allowed then does not count.
+    pub(crate) inherited: bool,
 }
 
 impl Access {
+    /// See [`Rights::may_publish`].
     pub(crate) fn may_publish(&self, topic: &str, qos: Qos, retain: bool) -> bool {
         self.rights.as_ref().is_none_or(|rights| rights.may_publish(topic, qos, retain))
     }
@@ -129,6 +138,17 @@ impl Shard {
         client: &str,
         out: &mut impl Output,
     ) -> Option<Principal> {
+        let held = self.conns.get(id).and_then(|conn| conn.hold.as_mut()).and_then(|hold| hold.principal.take());
+        if let Some(principal) = held {
+            let listener = self.conns.get(id).map(|conn| conn.listener);
+            if self.policy.still_knows(&principal, listener) {
+                return Some(principal);
+            }
+            self.counters.one(Counter::authentication_denied);
+            let why = "its user was removed or has another password";
+            self.refuse_connect(id, connect, Reason::NotAuthorized, why, out);
+            return None;
+        }
         let method = connect.properties.authentication_method;
         if method.is_none()
             && let Some(user) = self.certificate_user(id)
@@ -145,7 +165,10 @@ impl Shard {
                     Some(principal)
                 }
                 Err(reason) => {
-                    self.counters.one(Counter::authentication_denied);
+                    self.counters.one(match reason {
+                        Reason::QuotaExceeded => Counter::authentication_overloaded,
+                        _ => Counter::authentication_denied,
+                    });
                     self.refuse_connect(id, connect, reason, why(reason), out);
                     None
                 }
@@ -199,7 +222,8 @@ impl Shard {
 
     /// The verdict about a parked connection, by the policy with this number.
     pub(crate) fn authenticated(&mut self, id: ConnId, policy: u64, verdict: Verdict, out: &mut impl Output) {
-        let parked = self.conns.get(id).is_some_and(|conn| conn.parked() && conn.exchange.is_none());
+        let parked =
+            self.conns.get(id).is_some_and(|conn| conn.parked() && conn.exchange.is_none() && conn.hold.is_none());
         if !parked {
             return self.counters.one(Counter::authentication_late);
         }
@@ -209,7 +233,10 @@ impl Shard {
     }
 
     /// Reads a parked CONNECT again: now with a verdict, or to ask once more.
-    fn unpark(&mut self, id: ConnId, out: &mut impl Output) {
+    pub(crate) fn unpark(&mut self, id: ConnId, out: &mut impl Output) {
+        if self.conns.get(id).is_some_and(|conn| conn.exchange.is_some()) {
+            return self.conclude(id, None, out);
+        }
         self.unpause_admission(id, out);
         self.consume_unread(id, out);
         self.verdict = None;
@@ -224,6 +251,9 @@ impl Shard {
 
     /// The time for CONNECT is over, and the verdict is not there.
     pub(crate) fn verdict_overdue(&mut self, id: ConnId, out: &mut impl Output) {
+        if self.conns.get(id).is_some_and(|conn| conn.hold.is_some()) {
+            return self.permission_overdue(id, out);
+        }
         if self.conns.get(id).is_some_and(|conn| conn.exchange.is_some()) {
             return self.exchange_overdue(id, out);
         }
@@ -243,7 +273,8 @@ impl Shard {
         };
         self.restricted |= rights.is_some();
         let nobody = principal.user.is_none() && !principal.proven;
-        (rights.is_some() || !nobody).then(|| Box::new(Access { principal, peer, rights }))
+        (rights.is_some() || !nobody)
+            .then(|| Box::new(Access { principal, peer, rights, answers: None, inherited: false }))
     }
 }
 
@@ -252,6 +283,7 @@ fn why(reason: Reason) -> &'static str {
     match reason {
         Reason::BadUserNameOrPassword => "bad user name or password",
         Reason::NotAuthorized => "nobody knows this client",
+        Reason::QuotaExceeded => "too many clients wait for a server (admission.hook_queue_max)",
         Reason::ServerUnavailable => "who it is was not known in time",
         _ => "refused by an authenticator",
     }

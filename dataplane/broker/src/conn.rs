@@ -8,6 +8,7 @@ use mqtt::{connection::Connection, types::PacketId, types::Reason};
 
 use crate::{
     exchange::Exchange,
+    inquiry::Hold,
     pace::Pace,
     session::SessionId,
     surface::{Certificate, ConnId},
@@ -44,6 +45,10 @@ pub(crate) struct Conn {
     pub(crate) wire: Wire,
     /// The enhanced authentication that goes on.
     pub(crate) exchange: Option<Box<Exchange>>,
+    /// The packet in front of the input that waits for a server's word; see [`crate::inquiry`].
+    pub(crate) hold: Option<Box<Hold>>,
+    /// The client has closed, and what is left of its input waits for nothing.
+    pub(crate) ending: bool,
     pub(crate) phase: Phase,
 }
 
@@ -146,6 +151,8 @@ pub(crate) mod pause {
     pub(crate) const REFUSED: u8 = 64;
     /// It has published faster than it may; see [`crate::pace`].
     pub(crate) const RATE: u8 = 32;
+    /// A server has to say whether it may do what it asks; see [`crate::inquiry`].
+    pub(crate) const ACCESS: u8 = 128;
 }
 
 /// Where a connection stands.
@@ -286,6 +293,8 @@ impl Conns {
             timer_us: u64::MAX,
             wire: Wire::default(),
             exchange: None,
+            hold: None,
+            ending: false,
             phase,
         });
     }

@@ -77,7 +77,7 @@ counters! {
     authentication_allowed,
     /// Clients that were refused because of who they are, or because nobody knows that.
     authentication_denied,
-    /// Clients refused because too many waited for authentication (admission.queue_max).
+    /// Clients refused because too many waited for authentication (admission.queue_max, admission.hook_queue_max).
     authentication_overloaded,
     /// Clients refused because who they are was not known in time (mqtt.idle_timeout).
     authentication_timed_out,
@@ -89,6 +89,18 @@ counters! {
     clients_revoked,
     /// Clients disconnected because what let them in is no longer valid.
     clients_expired,
+    /// Questions to the server that knows what clients may do (authorization.sources, type "http").
+    access_asked,
+    /// Publishes and filters about which the server's answer was remembered (authorization.cache).
+    access_remembered,
+    /// Questions that the server did not answer, not in time or not in words that are understood; it was passed over.
+    access_silent,
+    /// Publishes and filters about which the server was passed over because too many questions waited (admission.hook_queue_max).
+    access_overloaded,
+    /// Publishes and filters about which the server was passed over because it was silent about the same packet, the packet had too many of them, or its client had gone.
+    access_unasked,
+    /// Answers of the server that came too late.
+    access_late,
     /// Filters refused because the client may not subscribe to them.
     subscriptions_denied,
     /// Subscriptions that deliver nothing any more, because the right to them was taken.
@@ -369,6 +381,12 @@ impl Counters {
         self.received.packets[usize::from(first >> 4)] += 1;
     }
 
+    /// It waits, and will be read again: it is counted then.
+    pub(crate) fn packet_held(&mut self, first: u8) {
+        let packets = &mut self.received.packets[usize::from(first >> 4)];
+        *packets = packets.saturating_sub(1);
+    }
+
     /// A packet of this type, which is not PUBLISH, was written.
     #[inline]
     pub(crate) fn packet_sent(&mut self, kind: PacketType) {
@@ -380,6 +398,13 @@ impl Counters {
     pub(crate) fn publish_received(&mut self, qos: Qos, payload_bytes: usize) {
         self.received.messages[qos as usize] += 1;
         self.received.payload_bytes += payload_bytes as u64;
+    }
+
+    /// It waits, and will be read again: it is counted then.
+    pub(crate) fn publish_held(&mut self, qos: Qos, payload_bytes: usize) {
+        let messages = &mut self.received.messages[qos as usize];
+        *messages = messages.saturating_sub(1);
+        self.received.payload_bytes = self.received.payload_bytes.saturating_sub(payload_bytes as u64);
     }
 
     /// A PUBLISH was written.

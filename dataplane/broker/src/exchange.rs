@@ -232,7 +232,7 @@ impl Shard {
                 exchange.proof = Some(data);
                 match self.somebody_else(id, policy, &principal) {
                     Some(why) => self.exchange_failed(id, Reason::NotAuthorized, why, out),
-                    None => self.conclude(id, Ok(principal), out),
+                    None => self.conclude(id, Some(Ok(principal)), out),
                 }
             }
             Judged::Proven { principal, data } => self.proven_again(id, policy, principal, &data, out),
@@ -273,16 +273,21 @@ impl Shard {
         (told == Some(false)).then_some("the user name in CONNECT is that of somebody else")
     }
 
-    /// The end of an exchange that began with CONNECT: CONNECT is read again, now with a verdict.
-    fn conclude(&mut self, id: ConnId, verdict: Verdict, out: &mut impl Output) {
+    /// The end of an exchange that began with CONNECT: CONNECT is read again, now with a verdict, or with what is known
+    /// beyond it.
+    pub(crate) fn conclude(&mut self, id: ConnId, verdict: Option<Verdict>, out: &mut impl Output) {
         let Some(exchange) = self.conns.get(id).and_then(|conn| conn.exchange.as_mut()) else { return };
         let connect = core::mem::take(&mut exchange.connect);
         self.unpause_admission(id, out);
-        self.verdict = Some((id, verdict));
+        self.verdict = verdict.map(|verdict| (id, verdict));
         if let Some(decoded) = decoded(&connect) {
             self.packet_connect(id, &decoded, (&connect, connect.len()), out);
         }
         self.verdict = None;
+        if let Some(exchange) = self.conns.get(id).and_then(|conn| conn.exchange.as_mut()) {
+            // It waits for something else.
+            exchange.connect = connect;
+        }
         self.consume_unread(id, out);
     }
 

@@ -23,6 +23,7 @@ pub mod frame;
 mod groups;
 mod hop;
 pub mod index;
+pub mod inquiry;
 pub mod interest;
 pub mod journal;
 mod lifecycle;
@@ -56,6 +57,8 @@ mod access_tests;
 mod dismissal_tests;
 #[cfg(test)]
 mod exchange_tests;
+#[cfg(test)]
+mod inquiry_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
@@ -185,6 +188,8 @@ pub struct Shard {
     pub(crate) durable_sequence: u64,
     /// Client ids assigned so far.
     pub(crate) assigned: u64,
+    /// Questions to a server so far.
+    pub(crate) questions: u64,
     pub(crate) draining: bool,
     /// Memory is scarce: nothing that grows is taken.
     pub(crate) scarce: bool,
@@ -267,6 +272,7 @@ impl Shard {
             sequence: 0,
             durable_sequence: 0,
             assigned: 0,
+            questions: 0,
             draining: false,
             scarce: false,
             rates: Rates::from(&settings.mqtt),
@@ -311,6 +317,7 @@ impl Shard {
             Input::View(view) => self.view(view),
             Input::Authenticated { conn, policy, verdict } => self.authenticated(conn, policy, verdict, out),
             Input::Exchanged { conn, policy, judged } => self.exchanged(conn, policy, judged, out),
+            Input::Permitted { conn, number, policy, heard } => self.permitted(conn, number, policy, heard, out),
             Input::Policy(policy) => self.take_policy(policy),
             Input::Memory { scarce } => self.scarce = scarce,
             Input::Listeners(terms) => self.take_listeners(terms),

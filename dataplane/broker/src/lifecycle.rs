@@ -187,7 +187,8 @@ impl Shard {
         if let Some((reason, why)) = self.log_refuses_connect(connect, client, &protocol) {
             return self.refuse_connect(id, connect, reason, why, out);
         }
-        let proof = self.conns.get(id).and_then(|conn| conn.exchange.take()).and_then(|exchange| exchange.proof);
+        let exchange = self.conns.get(id).and_then(|conn| conn.exchange.as_ref());
+        let proof = exchange.and_then(|exchange| exchange.proof.clone());
         let proof = proof.as_deref();
         if self.settings.connack_too_large(connect, &protocol, assigned, proof) {
             let why = "its maximum packet size is below that of CONNACK";
@@ -198,23 +199,28 @@ impl Shard {
         let name = certificate.and_then(|certificate| certificate.common_name.as_deref());
         let link = self.links.access(principal.user.as_deref(), client, name, peer.ip().is_loopback());
         let expires_us = self.mono_of_ms(principal.expires_ms);
-        let access = self.access_of(principal, client, peer.ip());
-        // Rules name topics as they are below the mountpoint, as mosquitto's do.
-        if let (Some(access), Some(will)) = (&access, &connect.will)
-            && !access.may_publish(
-                &mountpoint::will(mountpoint.as_deref().unwrap_or_default(), will.topic),
-                will.qos,
-                will.retain,
-            )
-        {
-            self.counters.one(Counter::shed_will_denied);
-            return self.refuse_connect(id, connect, Reason::NotAuthorized, "a will that it may not publish", out);
+        let mut access = self.access_of(principal, client, peer.ip());
+        if let (Some(some), Some(will)) = (&access, &connect.will) {
+            // Rules name topics as they are below the mountpoint, as mosquitto's do.
+            let topic = mountpoint::will(mountpoint.as_deref().unwrap_or_default(), will.topic);
+            match self.may_leave(id, client, some, (&topic, will.qos, will.retain), out) {
+                Some(true) => {}
+                Some(false) => {
+                    self.counters.one(Counter::shed_will_denied);
+                    let why = "a will that it may not publish";
+                    return self.refuse_connect(id, connect, Reason::NotAuthorized, why, out);
+                }
+                None => return self.keep_admitted(id, access),
+            }
         }
         //= MQTT-3.1.4-4
         let (session, present) = self.attach_session(connect, client, &protocol, out);
         if let Some(state) = self.sessions.get_mut(session) {
             state.conn = id.index;
             state.ends_us = u64::MAX;
+            if let (Some(access), Some(before)) = (&mut access, &state.access) {
+                access.inherited = access.principal.user != before.principal.user;
+            }
             state.access = access;
             state.state.expiry_s = protocol.session_expiry_s;
             //= MQTT-3.1.2-7
@@ -268,6 +274,7 @@ impl Shard {
         });
         let keep_alive_us = protocol.keep_alive_ms * 1000;
         let acks = Acks::default();
+        (conn.exchange, conn.hold) = (None, None);
         conn.phase = Phase::Open(Box::new(Open {
             session,
             protocol,

@@ -24,6 +24,8 @@ use crate::{
 /// What to do with the rest of the input after a packet.
 enum Go {
     On,
+    /// It waits for a server's word, and is read again.
+    Held,
     /// The connection moved, closed or paused: what is left stays unread, or is gone.
     Stop,
 }
@@ -70,9 +72,12 @@ impl Shard {
         }
     }
 
-    /// The client closed after its last packet: what was held back counts, whatever it was held back for.
-    /// A publisher that sends, says goodbye and closes loses nothing because a mailbox was full.
+    /// The client closed after its last packet: what was held back counts, whatever it was held back for, and waits for
+    /// nobody any more. A publisher that sends, says goodbye and closes loses nothing because a mailbox was full.
     pub(crate) fn consume_rest(&mut self, id: ConnId, out: &mut impl Output) {
+        if let Some(conn) = self.conns.get(id) {
+            conn.ending = true;
+        }
         while let Some(conn) = self.conns.get(id)
             && !conn.unread.is_empty()
             && !conn.parked()
@@ -113,7 +118,7 @@ impl Shard {
             if conn.paused != 0 {
                 return used;
             }
-            let watched = conn.watched;
+            let watched = conn.watched && conn.hold.is_none();
             let raw = match codec::split(rest, self.settings.mqtt.max_packet_bytes as usize) {
                 Ok(Some(raw)) => raw,
                 Ok(None) => return used,
@@ -122,13 +127,9 @@ impl Shard {
                     return bytes.len();
                 }
             };
-            used += raw.total;
             self.counters.packet_received(raw.first);
             if watched {
                 out.packet(id, &rest[..raw.total]);
-            }
-            if self.rates.any() && raw.first >> 4 == 3 {
-                self.pace(id, raw.total, out);
             }
             let go = match codec::decode(version, raw) {
                 Ok(packet) => self.packet(id, session, &packet, out),
@@ -144,8 +145,16 @@ impl Shard {
                     Go::Stop
                 }
             };
-            if let Go::Stop = go {
-                return bytes.len();
+            match go {
+                Go::On => used += raw.total,
+                Go::Held => {
+                    self.counters.packet_held(raw.first);
+                    return used;
+                }
+                Go::Stop => return bytes.len(),
+            }
+            if self.rates.any() && raw.first >> 4 == 3 {
+                self.pace(id, raw.total, out);
             }
         }
     }
@@ -233,8 +242,10 @@ impl Shard {
             return Go::Stop;
         }
         match self.conns.get(id) {
-            Some(conn) if matches!(conn.phase, Phase::Open(_)) => Go::On,
-            _ => Go::Stop,
+            Some(conn) if !matches!(conn.phase, Phase::Open(_)) => Go::Stop,
+            Some(conn) if conn.paused & pause::ACCESS != 0 => Go::Held,
+            Some(_) => Go::On,
+            None => Go::Stop,
         }
     }
 

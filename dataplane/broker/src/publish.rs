@@ -148,8 +148,12 @@ impl Shard {
         {
             return Ok(());
         }
-        if self.restricted && !self.may_publish(session, publish, topic) {
-            return self.deny_publish(id, publish, out);
+        if self.restricted {
+            match self.may_publish(id, session, publish, topic, out) {
+                Some(true) => {}
+                Some(false) => return self.deny_publish(id, publish, out),
+                None => return Ok(()),
+            }
         }
         let (publisher, number) = self.sessions.get(session).map_or((0, 0), |s| (s.client_hash, s.number));
         // The publisher comes back after a crash and asks what became of it.

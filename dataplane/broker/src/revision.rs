@@ -9,10 +9,11 @@ use mqtt::{connection::Misbehaved, types::Reason};
 
 use crate::{
     Shard,
-    access::{Action, Granted, Principal},
+    access::{Action, Granted, Principal, Rights},
     admission::{Access, Policy},
     counters::Counter,
     groups::Act,
+    inquiry::Heard,
     publish::LINK_PREFIX,
     session::SessionId,
     subscriptions::Guard,
@@ -81,11 +82,15 @@ impl Shard {
         self.guard_filters(id);
         self.guard_shared(id, out);
         self.withdraw(id);
+        if let Some(access) = self.sessions.get_mut(id).and_then(|session| session.access.as_mut()) {
+            access.inherited = false;
+        }
     }
 
     fn guard_filters(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let rights = session.access.as_ref().and_then(|access| access.rights.as_ref());
+        let inherited = session.access.as_ref().is_some_and(|access| access.inherited);
         let mut muted = Vec::new();
         for &at in &session.filters {
             let Some(subscription) = self.subscriptions.subscription(at, id.index) else { continue };
@@ -94,7 +99,10 @@ impl Shard {
                 // Accepted for a remote when it subscribed: only a rule about it says no.
                 true if rights.says(Action::Subscribe, filter, qos) != Some(false) => Granted::Whole,
                 true => Granted::Refused,
-                false => rights.subscribe(filter, qos),
+                false => {
+                    let heard = heard_before(inherited, subscription.options.guard() == Guard::Muted);
+                    rights.subscribe_as_heard(filter, qos, Some(heard)).unwrap_or(Granted::Refused)
+                }
             });
             let guard = Guard::from(granted);
             if guard == Guard::Muted && subscription.options.guard() != Guard::Muted {
@@ -113,10 +121,12 @@ impl Shard {
     fn guard_shared(&mut self, id: SessionId, out: &mut impl Output) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let rights = session.access.as_ref().and_then(|access| access.rights.as_ref());
+        let inherited = session.access.as_ref().is_some_and(|access| access.inherited);
         let (mut leave, mut join) = (Vec::new(), Vec::new());
         for shared in &mut session.shared {
-            let whole =
-                rights.is_none_or(|rights| rights.subscribe(&shared.filter, shared.options.qos()) == Granted::Whole);
+            let heard = Some(heard_before(inherited, shared.muted));
+            let granted = |rights: &Rights| rights.subscribe_as_heard(&shared.filter, shared.options.qos(), heard);
+            let whole = rights.is_none_or(|rights| granted(rights) == Some(Granted::Whole));
             if whole == shared.muted {
                 shared.muted = !whole;
                 if whole { join.push(shared.clone()) } else { leave.push(shared.clone()) }
@@ -135,12 +145,13 @@ impl Shard {
     fn withdraw(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let (number, state) = (session.number, &mut session.state);
-        let Some(Access { rights: Some(rights), .. }) = session.access.as_deref() else { return };
+        let Some(Access { rights: Some(rights), inherited, .. }) = session.access.as_deref() else { return };
+        let heard = heard_before(*inherited, false);
         let now_us = self.now.mono_us;
         let mut shed = 0;
         let (journal, pool) = (&mut self.journal, &mut self.pool);
         let may = |delivery: &crate::session::Delivery| {
-            rights.may_receive(delivery.message.message(now_us).topic, delivery.qos)
+            rights.may_receive_as_heard(delivery.message.message(now_us).topic, delivery.qos, heard)
         };
         state.retain_queue(may, |delivery| {
             shed += 1;
@@ -154,4 +165,10 @@ impl Shard {
         });
         self.counters.add(Counter::shed_delivery_denied, shed);
     }
+}
+
+/// What a server counts to have said about a subscription that is there: what it said when the client subscribed, to which
+/// it is asked again only when the client subscribes again.
+fn heard_before(inherited: bool, muted: bool) -> Heard {
+    if inherited || muted { Heard::Deny } else { Heard::Allow }
 }

@@ -24,11 +24,13 @@ use mqtt::{
 
 use crate::{
     Settings, Shard,
+    access::Action,
     admission::{Ask, Policy, Verdict},
     bans::Bans,
     counters::{Counter, Counters},
     event::Event,
     exchange::{Judged, Round},
+    inquiry::{Heard, Wish},
     journal::{Image, Standing, deal},
     surface::{Batch, Cause, Certificate, ConnId, DialId, Input, Mailboxes, Output, Parked, Terms, Transport},
 };
@@ -80,6 +82,8 @@ struct Shell {
     asked: Vec<(ConnId, String)>,
     /// Steps of clients that prove themselves in several, and whether something was remembered.
     steps: Vec<(ConnId, String, bool)>,
+    /// Questions to the server that nobody has answered.
+    wishes: Vec<(ConnId, u64, String)>,
     /// Nobody more can be asked.
     busy: bool,
 }
@@ -111,6 +115,18 @@ impl Output for Shell {
         if !self.busy {
             let said = String::from_utf8_lossy(round.data).into_owned();
             self.steps.push((conn, said, round.memory.is_some()));
+        }
+        !self.busy
+    }
+    fn permit(&mut self, conn: ConnId, number: u64, wish: &Wish<'_>) -> bool {
+        if !self.busy {
+            let action = match wish.action {
+                Action::Publish => "publish",
+                Action::Subscribe => "subscribe",
+            };
+            let (user, qos) = (wish.user.unwrap_or("-"), wish.qos as u8);
+            let wish = alloc::format!("{} {user} {action} {} {qos}", wish.client, wish.topic);
+            self.wishes.push((conn, number, wish));
         }
         !self.busy
     }
@@ -378,6 +394,20 @@ impl Rig {
         }
         self.settle();
         steps
+    }
+
+    /// Answers every question to the server, which has the form `client user action topic qos`. Gives their number.
+    pub(crate) fn permit(&mut self, policy: u64, says: impl Fn(&str) -> Option<Heard>) -> usize {
+        let mut answers = 0;
+        for at in 0..self.shards.len() {
+            for (conn, number, wish) in core::mem::take(&mut self.shells[at].wishes) {
+                let input = Input::Permitted { conn, number, policy, heard: says(&wish) };
+                self.shards[at].input(self.now, input, &mut self.shells[at]);
+                answers += 1;
+            }
+        }
+        self.settle();
+        answers
     }
 
     /// A client id that is at home on `shard`.

@@ -212,6 +212,9 @@ impl Shard {
         let Some(open) = self.conns.open(id) else { return Ok(()) };
         let (v5, link) = (open.protocol.version == Version::V5, open.link);
         let mountpoint = open.mountpoint.clone();
+        if self.restricted && self.subscribe_waits(id, session, subscribe, mountpoint.as_deref(), out) {
+            return Ok(());
+        }
         let key = self.barrier.subscribes.insert(Waiting {
             conn: id,
             packet: subscribe.packet_id,
@@ -244,6 +247,9 @@ impl Shard {
         }
         if self.barrier.subscribes.get(key as usize).is_some_and(|waiting| !waiting.replays.is_empty()) {
             self.announce_mark();
+        }
+        if self.restricted {
+            self.settle_hold(id);
         }
         self.after_barrier(Behind::Subscribe(key), out);
         Ok(())

@@ -12,6 +12,7 @@ use crate::{
     admission::{Ask, Policy, Verdict},
     bans::Bans,
     exchange::{Judged, Round},
+    inquiry::{Heard, Wish},
 };
 
 /// A connection on this shard: an index into the shell's table and the generation of that entry.
@@ -169,6 +170,17 @@ pub enum Input<'a> {
         /// The answer.
         judged: Judged,
     },
+    /// What a server says to a client's wish: the answer to [`Output::permit`].
+    Permitted {
+        /// Which connection.
+        conn: ConnId,
+        /// Number of the question.
+        number: u64,
+        /// Number of the policy whose server was asked.
+        policy: u64,
+        /// What it says; `None`: nothing that can be understood, or nothing in time.
+        heard: Option<Heard>,
+    },
     /// Who is let in and what they may do has changed.
     Policy(&'a Arc<Policy>),
     /// Memory is scarce, or no longer: while it is, nothing that grows is taken.
@@ -223,6 +235,11 @@ pub trait Output {
     }
     /// A whole packet came on a connection that is watched; nothing was done about it so far.
     fn packet(&mut self, _conn: ConnId, _bytes: &[u8]) {}
+    /// Ask a server whether a client may do something, and come back with [`Input::Permitted`] within a bounded time, and
+    /// before [`Input::Closed`] if the client ends meanwhile in an orderly way. False: too many wait.
+    fn permit(&mut self, _conn: ConnId, _number: u64, _wish: &Wish<'_>) -> bool {
+        false
+    }
     /// Something an operator may want to read. The shell limits the rate.
     fn event(&mut self, event: crate::event::Event<'_>);
 }

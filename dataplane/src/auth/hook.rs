@@ -1,18 +1,20 @@
-//! A server that is asked over HTTP who a client is. Asked on the threads of [`super::pool`], which wait for it.
+//! A server that is asked over HTTP who a client is. Asked on those threads of [`super::pool`] that wait.
 //! Always true: an answer that is late, too long or not understood is no answer, and the next authenticator is asked.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use broker::access::{Principal, Rules};
-use contract::{config::HookKnobs, repeats::Repeats};
+use contract::config::HookKnobs;
 use mqtt::types::Reason;
 use serde_json::{Map, Value};
 use ureq::Agent;
 
-use super::{policy::Word, pool::Question, token::own_rules};
+use super::{
+    policy::Word,
+    pool::Question,
+    question::{Complaints, filled, pairs},
+    token::own_rules,
+};
 
 /// Longest answer.
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
@@ -24,8 +26,7 @@ pub(super) struct Hook {
     body: Vec<(String, String)>,
     headers: Vec<(String, String)>,
     seed: u64,
-    complaints: Mutex<Repeats<()>>,
-    started: Instant,
+    complaints: Complaints,
 }
 
 impl std::fmt::Debug for Hook {
@@ -43,18 +44,13 @@ impl Hook {
             .max_redirects(0)
             .proxy(None)
             .build();
-        let pairs = |list: &[String]| {
-            let pairs = list.iter().filter_map(|pair| pair.split_once('='));
-            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-        };
         Hook {
             agent: config.into(),
             url: knobs.url.clone().unwrap_or_default(),
             body: pairs(&knobs.body),
             headers: pairs(&knobs.headers),
             seed,
-            complaints: Mutex::default(),
-            started: Instant::now(),
+            complaints: Complaints::new(),
         }
     }
 
@@ -72,21 +68,9 @@ impl Hook {
                 self.understood(status, &text.unwrap_or_default(), question.username.as_deref())
             }
             Err(error) => {
-                self.complain(&error);
+                self.complaints.about(&self.url, &error);
                 Word::Ignore
             }
-        }
-    }
-
-    /// One line per failure, a few per second.
-    fn complain(&self, error: &ureq::Error) {
-        let now_us = self.started.elapsed().as_micros() as u64;
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((), lines) in complaints.over(now_us) {
-            tracing::warn!(url = self.url, lines, "lines of one second about this server were left out");
-        }
-        if complaints.allows((), now_us) {
-            tracing::warn!(url = self.url, %error, "the server that knows clients does not answer");
         }
     }
 
@@ -100,11 +84,8 @@ impl Hook {
             ("${password}", password),
             ("${peerhost}", peer.as_str()),
         ];
-        // A value is put in as a whole, so that nothing in it is filled in again.
-        let fill =
-            |text: &str| known.iter().find(|(hole, _)| *hole == text).map_or(text, |(_, value)| value).to_owned();
-        let body: Map<String, Value> =
-            self.body.iter().map(|(name, value)| (name.clone(), fill(value).into())).collect();
+        let body = self.body.iter().map(|(name, value)| (name.clone(), filled(value, &known, str::to_owned).into()));
+        let body: Map<String, Value> = body.collect();
         Some(Value::Object(body))
     }
 

@@ -7,8 +7,10 @@ pub mod password;
 pub mod password_file;
 mod policy;
 mod pool;
+mod question;
 pub mod scram;
 pub mod scram_file;
+mod server;
 mod token;
 
 use std::{
@@ -62,7 +64,9 @@ impl Doors {
         seed: u64,
     ) -> io::Result<Doors> {
         let admission = &config.admission;
-        let pool = Pool::start(admission.threads, admission.queue_max, ports, clock)?;
+        let computing = (admission.threads, admission.queue_max);
+        let waiting = (admission.hook_threads, admission.hook_queue_max);
+        let pool = Pool::start(computing, waiting, ports, clock)?;
         Ok(Doors {
             pool,
             ports: ports.clone(),
@@ -100,9 +104,9 @@ impl Doors {
         let scram = config.authentication.iter().any(|one| one.enable && one.mechanism == Mechanism::Scram);
         let secret = if scram { secret(&self.data_dir)? } else { [0; 32] };
         let (policy, chain) = policy::read(config, &self.listeners, number, (self.seed, secret))?;
-        self.number = number;
         // Whoever is judged by the new chain before its shard has the new policy is asked about again.
-        self.pool.set(chain);
+        self.pool.set(chain).map_err(|error| format!("no thread can be started: {error}"))?;
+        self.number = number;
         let rules = policy.rules.as_ref().map_or(0, |rules| rules.len());
         let users = policy.credentials.len() + policy.method_credentials.len();
         tracing::info!(number, rules, users, "passwords and rules are in force");

@@ -1,13 +1,18 @@
 //! From a configuration and the files that it names to what is asked about clients ([`Chain`]) and what shards go by
 //! ([`Policy`]). Runs on an ordinary thread, at the start and at SIGHUP; a file that is wrong makes neither.
 
+use std::time::Duration;
+
 use ahash::RandomState;
 use broker::{
     access::{self, Principal, RULES_MAX, Rule, Rules},
     admission::{Policy, Verdict},
     exchange::{Judged, Memory},
+    inquiry::{Heard, Remember},
 };
-use contract::config::{Backend, Config, DenyAction, ListenerKind, Mechanism, Permission, RuleFormat, Source};
+use contract::config::{
+    Backend, Config, DenyAction, ListenerKind, Mechanism, Permission, RuleFormat, Source, SourceKind,
+};
 use hashbrown::HashMap;
 use mqtt::types::Reason;
 
@@ -17,6 +22,7 @@ use super::{
     pool::Question,
     scram::{METHOD, Secret},
     scram_file::{self, ScramFile},
+    server::{Server, Wanted},
     token::Tokens,
 };
 use crate::files;
@@ -33,6 +39,8 @@ pub(crate) struct Chain {
     /// Who is asked about clients that prove themselves in several steps.
     scram: Vec<ScramFile>,
     secret: Secret,
+    /// Who is asked what clients may do, where no rule says it.
+    server: Option<Server>,
     /// By listener: clients without a user name may come in.
     anonymous: Vec<bool>,
 }
@@ -45,6 +53,15 @@ enum Asked {
     Hook(Box<Hook>),
 }
 
+/// Those that compute must not stand still because a server is slow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Threads {
+    /// They hash and verify.
+    Computing,
+    /// They wait for servers.
+    Waiting,
+}
+
 /// What one of them says.
 pub(super) enum Word {
     Allow(Principal),
@@ -55,18 +72,26 @@ pub(super) enum Word {
 impl Chain {
     /// Nobody.
     pub(crate) fn nobody() -> Chain {
-        Chain { number: 0, asked: Vec::new(), scram: Vec::new(), secret: [0; 32], anonymous: Vec::new() }
+        Chain { number: 0, asked: Vec::new(), scram: Vec::new(), secret: [0; 32], server: None, anonymous: Vec::new() }
     }
 
-    /// Asks one after the other. Takes as long as the passwords are expensive.
-    pub(crate) fn judge(&self, question: &Question) -> Verdict {
-        for asked in &self.asked {
+    /// Asks one after the other, from place `at` on. Takes as long as the passwords are expensive, or as servers take.
+    /// An error is the place from which the other threads have to go on.
+    pub(crate) fn judge(&self, question: &Question, at: usize, threads: Threads) -> Result<Verdict, usize> {
+        for (at, asked) in self.asked.iter().enumerate().skip(at) {
+            if threads != asked.threads() {
+                return Err(at);
+            }
             match asked.judge(question) {
-                Word::Allow(principal) => return Ok(principal),
-                Word::Deny(reason) => return Err(reason),
+                Word::Allow(principal) => return Ok(Ok(principal)),
+                Word::Deny(reason) => return Ok(Err(reason)),
                 Word::Ignore => {}
             }
         }
+        Ok(self.nobody_knows(question))
+    }
+
+    fn nobody_knows(&self, question: &Question) -> Verdict {
         let lets = self.anonymous.get(usize::from(question.listener)).is_some_and(|lets| *lets);
         match (&question.username, lets) {
             (Some(_), _) => Err(Reason::BadUserNameOrPassword),
@@ -77,6 +102,17 @@ impl Chain {
 }
 
 impl Chain {
+    /// Is some server asked?
+    pub(crate) fn waits(&self) -> bool {
+        self.server.is_some() || self.asked.iter().any(|asked| asked.threads() == Threads::Waiting)
+    }
+
+    /// What the server says to a wish that was made `age` ago; `None`: nothing, or it is too late to ask.
+    pub(crate) fn permits(&self, wanted: &Wanted, age: Duration) -> Option<Heard> {
+        let server = self.server.as_ref()?;
+        if age < server.timeout { server.ask(wanted) } else { None }
+    }
+
     /// Judges one step of a client that proves itself in several.
     pub(crate) fn step(&self, method: &str, data: &[u8], memory: Option<Memory>) -> Judged {
         if method != METHOD || self.scram.is_empty() {
@@ -88,6 +124,14 @@ impl Chain {
 }
 
 impl Asked {
+    /// Who may ask it.
+    fn threads(&self) -> Threads {
+        match self {
+            Asked::Hook(_) => Threads::Waiting,
+            Asked::File(_) | Asked::Tokens(_) => Threads::Computing,
+        }
+    }
+
     fn judge(&self, question: &Question) -> Word {
         match self {
             Asked::File(file) => {
@@ -164,17 +208,25 @@ pub(crate) fn read(
     if !asks && rules.as_ref().is_some_and(Rules::names_users) {
         tracing::warn!("rules name users, but nobody is asked who a client is: a user name is believed as it is told");
     }
+    let cache = &config.authorization.cache;
     let policy = Policy {
         number,
         asks,
         anonymous: anonymous.clone(),
         rules: rules.map(Into::into),
         disconnects: config.authorization.deny_action == DenyAction::Disconnect,
+        remember: Remember {
+            answers_max: if cache.enable { cache.max_size } else { 0 },
+            ttl_us: u64::from(cache.ttl_ms) * 1000,
+        },
         credentials,
         methods: if scram.is_empty() { Vec::new() } else { vec![METHOD] },
         method_credentials,
     };
-    Ok((policy, Chain { number, asked, scram, secret, anonymous }))
+    let knows = |source: &&Source| source.enable && source.kind == SourceKind::Http;
+    let server = config.authorization.sources.iter().find(knows);
+    let server = server.map(|source| Server::new(&source.server, config.admission.hook_threads));
+    Ok((policy, Chain { number, asked, scram, secret, server, anonymous }))
 }
 
 /// The rules of all sources; `None`: everything is allowed.
@@ -186,6 +238,10 @@ fn rules_of(config: &Config, seed: u64) -> Result<Option<Rules>, String> {
     }
     let mut rules = Vec::new();
     for (index, source) in sources() {
+        if source.kind == SourceKind::Http {
+            rules.push(Rule::server());
+            continue;
+        }
         let read = read_rules(source).map_err(|why| {
             let path = &source.path;
             format!("authorization.sources[{index}].path: {path}: {why}")

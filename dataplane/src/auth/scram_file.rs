@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{
     password_file::Users,
-    scram::{Challenge, First, Secret, Verifier},
+    scram::{self, Challenge, First, Secret, Verifier},
 };
 
 /// Random bytes in our part of a nonce.
@@ -56,7 +56,8 @@ pub(super) fn judge(files: &[ScramFile], secret: &Secret, data: &[u8], memory: O
             Err(why) => return refused(why),
         };
         let known = known(&first.user);
-        let like = files.iter().find_map(|file| file.users.somebody(&first.user));
+        let number = scram::number(&first.user, secret);
+        let like = files.iter().find_map(|file| file.users.somebody(number));
         let Ok(nonce) = nonce() else { return refused("the system gives no random bytes") };
         let verifier = known.map(|(_, (_, verifier))| verifier);
         let (challenge, answer) = Challenge::new(&first, &nonce, verifier, (like, secret));

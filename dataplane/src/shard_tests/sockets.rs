@@ -163,7 +163,7 @@ impl Brain for Mirror {
             }
             Input::View(_) | Input::Listeners(_) | Input::Bans(_) | Input::Logged(_) | Input::Replay => {}
             Input::Policy(_) | Input::Authenticated { .. } | Input::Exchanged { .. } => {}
-            Input::System { .. } | Input::Memory { .. } | Input::Watch => {}
+            Input::Permitted { .. } | Input::System { .. } | Input::Memory { .. } | Input::Watch => {}
             Input::Drain => {
                 for conn in self.lines.keys() {
                     out.close(*conn);

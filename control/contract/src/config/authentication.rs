@@ -76,7 +76,7 @@ section! {
         body: Vec<String> = "body", Kind::Array, List(&["clientid=${clientid}", "username=${username}", "password=${password}", "peerhost=${peerhost}"]), Live, "[\"user=${username}\", \"pass=${password}\"]";
         /// Headers of the request, as `name=value`.
         headers: Vec<String> = "headers", Kind::Array, List(&[]), Live, "[\"authorization=Bearer sesame\"]";
-        /// How long an answer may take. A thread waits that long: see `admission.threads`.
+        /// How long an answer may take. A thread waits that long: see `admission.hook_threads`.
         request_timeout_ms: u32 = "request_timeout", Kind::Duration(Clock::Ms, within(10, 60_000)), Number(2000), Live, "\"500ms\"";
     }
 }
@@ -88,6 +88,10 @@ section! {
         threads: u8 = "threads", Kind::Count(within(1, 64)), Number(2), Restart, "4";
         /// Clients that may wait for an answer; more are refused as busy (0x97).
         queue_max: u32 = "queue_max", Kind::Count(within(1, 1_000_000)), Number(4096), Restart, "10000";
+        /// Threads that wait for HTTP servers, about clients and about what they may do. They are started with the first server.
+        hook_threads: u8 = "hook_threads", Kind::Count(within(1, 64)), Number(8), Restart, "32";
+        /// Questions that may wait for these; more clients are refused as busy (0x97), about more packets the server is passed over.
+        hook_queue_max: u32 = "hook_queue_max", Kind::Count(within(1, 1_000_000)), Number(4096), Restart, "10000";
     }
 }
 

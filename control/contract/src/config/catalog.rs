@@ -8,7 +8,7 @@ use alloc::{
 
 use super::{
     authentication::{Admission, AuthenticatorKnobs, HookKnobs, TokenKnobs},
-    authorization::{AuthorizationKnobs, SourceKnobs},
+    authorization::{AuthorizationKnobs, CacheKnobs, ServerKnobs, SourceKnobs},
     durability::Durability,
     knob::{Knob, shorten},
     limits::{FlappingDetect, Limits, Retainer},
@@ -45,7 +45,9 @@ pub(super) const GROUPS: &[Group] = &[
     group::<HookKnobs>(),
     group::<Admission>(),
     group::<AuthorizationKnobs>(),
+    group::<CacheKnobs>(),
     group::<SourceKnobs>(),
+    group::<ServerKnobs>(),
     group::<Mqtt>(),
     group::<Limits>(),
     group::<Retainer>(),

@@ -11,6 +11,7 @@ use mqtt::topic::{Filter, Topic};
 
 use super::{
     Config, Pin,
+    authorization::{Source, SourceKind},
     knob::{quote, shorten},
     links::{Link, SERVER_PORT, SERVERS_MAX, TOPICS_MAX},
     listeners::{CertificateUser, ListenerKind, TLS_VERSIONS, Tls, Verify, WebSocket},
@@ -58,6 +59,11 @@ pub(super) fn rules(config: &mut Config, settings: &[Setting], errors: &mut Vec<
     }
     rules.links(config);
     rules.deny_subscribe(&config.authorization.deny_subscribe);
+    let asked = |source: &&Source| source.enable && source.kind == SourceKind::Http;
+    let servers = config.authorization.sources.iter().filter(asked).count();
+    if servers > 1 {
+        rules.wrong("authorization.sources", &format!("has {servers} servers; one is possible"));
+    }
 }
 
 impl Rules<'_> {

@@ -15,7 +15,7 @@ use super::{
     authentication::{
         AUTHENTICATORS_MAX, Authenticator, AuthenticatorKnobs, Backend, HookKnobs, Mechanism, TokenKnobs,
     },
-    authorization::{Authorization, AuthorizationKnobs, SOURCES_MAX, Source, SourceKnobs},
+    authorization::{Authorization, AuthorizationKnobs, SOURCES_MAX, ServerKnobs, Source, SourceKind, SourceKnobs},
     catalog::List,
     check,
     knob::{Apply, Knob, Value},
@@ -225,10 +225,7 @@ impl<'a> Assembly<'a> {
                     .then(|| format!("{shown}mechanism is \"jwt\", which needs one of secret, public_key and jwks")),
             };
             let lists = [("verify_claims", &token.verify_claims), ("body", &hook.body), ("headers", &hook.headers)];
-            let unequal = lists.into_iter().find_map(|(key, list)| {
-                let member = list.iter().find(|member| !member.contains('='))?;
-                Some(format!("{shown}{key} has {member:?}, which is not name=value"))
-            });
+            let unequal = not_pairs(&shown, &lists);
             let wrong = missing.into_iter().chain(unequal);
             let origin = member.origin.clone();
             this.errors.extend(wrong.map(|message| ConfigError { origin: origin.clone(), message }));
@@ -239,11 +236,23 @@ impl<'a> Assembly<'a> {
     fn authorization(&mut self) -> Authorization {
         let knobs: AuthorizationKnobs = self.section("");
         let sources: Vec<Source> = self.members(List::Sources, SOURCES_MAX, |this, member| {
-            let (shown, mut sayings) = this.flatten(List::Sources, &member, &["path"]);
+            let (shown, mut sayings) = this.flatten(List::Sources, &member, &[]);
             let knobs: SourceKnobs = this.member_section(List::Sources, &shown, &mut sayings);
-            knobs.source()
+            let server: ServerKnobs = this.member_section(List::Sources, &shown, &mut sayings);
+            let plain = server.url.as_ref().is_some_and(|url| url.starts_with("http://"));
+            let missing = match knobs.kind {
+                SourceKind::File => knobs.path.is_empty().then(|| format!("{shown}path is required")),
+                SourceKind::Http => (!plain).then(|| format!("{shown}url is required, and begins with http://")),
+            };
+            let lists = [("body", &server.body), ("headers", &server.headers)];
+            let unequal = not_pairs(&shown, &lists);
+            let origin = member.origin.clone();
+            let wrong = missing.into_iter().chain(unequal);
+            this.errors.extend(wrong.map(|message| ConfigError { origin: origin.clone(), message }));
+            knobs.source(server)
         });
-        knobs.with(sources)
+        let cache = self.section("");
+        knobs.with(sources, cache)
     }
 
     /// The members of a list of tables.
@@ -327,4 +336,12 @@ impl<'a> Assembly<'a> {
         let origin = check::origin_of(&self.settings, &key);
         self.errors.push(ConfigError { origin, message: format!("{key} {text}") });
     }
+}
+
+/// What in lists of `name=value` is none.
+fn not_pairs(shown: &str, lists: &[(&str, &Vec<String>)]) -> Option<String> {
+    lists.iter().find_map(|(key, list)| {
+        let member = list.iter().find(|member| !member.contains('='))?;
+        Some(format!("{shown}{key} has {member:?}, which is not name=value"))
+    })
 }

@@ -31,7 +31,10 @@ pub use self::{
     authentication::{
         AUTHENTICATORS_MAX, Admission, Authenticator, Backend, HookKnobs, Mechanism, TokenFrom, TokenKnobs,
     },
-    authorization::{Authorization, DenyAction, Permission, RuleFormat, SOURCES_MAX, Source, SourceKind},
+    authorization::{
+        Authorization, CacheKnobs, DenyAction, Permission, RuleFormat, SOURCES_MAX, ServerKnobs, ServerMethod, Source,
+        SourceKind,
+    },
     catalog::knobs,
     durability::{Durability, Mode},
     knob::{Apply, Bounds, Kind, Knob, Preset, Value},

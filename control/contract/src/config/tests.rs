@@ -87,7 +87,7 @@ fn every_example_is_accepted_and_is_not_the_default() {
                 "path" => "",
                 // One that needs no path, and brings its key.
                 "secret" | "public_key" | "jwks" => "mechanism = \"jwt\"\n",
-                "backend" => "url = \"http://a/b\"\n",
+                "backend" | "type" => "url = \"http://a/b\"\n",
                 "mechanism" => "secret = \"sixteen bytes or more\"\n",
                 _ => "path = \"/x\"\n",
             };
@@ -304,7 +304,8 @@ fn authenticators_and_sources_are_lists_in_order() {
     let paths: Vec<_> = config.authentication.iter().map(|asked| (asked.path.as_str(), asked.enable)).collect();
     assert_eq!(paths, [("/a", true), ("/b", false)]);
     assert!(!config.listeners[0].allow_anonymous, "who asks for passwords does not mean to let others in");
-    let Authorization { sources, no_match, deny_action, deny_subscribe } = config.authorization;
+    let Authorization { sources, cache, no_match, deny_action, deny_subscribe } = config.authorization;
+    assert_eq!((cache.enable, cache.max_size, cache.ttl_ms), (true, 32, 60_000), "as EMQX has it");
     assert_eq!((no_match, deny_action), (Permission::Allow, DenyAction::Disconnect));
     assert_eq!((sources[0].format, deny_subscribe), (RuleFormat::Emqx, ["#".to_owned()].into()));
     for (text, error) in [
@@ -325,6 +326,16 @@ fn authenticators_and_sources_are_lists_in_order() {
             "[[authentication]]\nbackend = \"http\"\nurl = \"https://a\"",
             "authentication[0].url is required, and begins with http://",
         ),
+        ("[[authorization.sources]]\nformat = \"emqx\"", "authorization.sources[0].path is required"),
+        (
+            "[[authorization.sources]]\ntype = \"http\"\nurl = \"https://a\"",
+            "authorization.sources[0].url is required, and begins with http://",
+        ),
+        (
+            "authorization.sources = [{ type = \"http\", url = \"http://a\" }, { type = \"http\", url = \"http://b\" }]",
+            "authorization.sources has 2 servers; one is possible",
+        ),
+        ("[[authorization.sources]]\npath = \"a\"\nbody = [\"x\"]", "authorization.sources[0].body has \"x\""),
         ("[[authorization.sources]]\npaht = \"a\"", "the nearest known one is authorization.sources[0].path"),
         ("authorization.deny_subscribe = [\"a#\"]", "authorization.deny_subscribe has \"a#\""),
     ] {

@@ -113,6 +113,8 @@ pub struct Rule {
     lenient: bool,
     /// Some topic has a place for a name.
     holes: bool,
+    /// A server decides instead.
+    asks: bool,
     topics: Box<[Pattern]>,
 }
 
@@ -170,6 +172,8 @@ pub struct Rules {
     /// The others, to be looked at for each principal; in order.
     others: Vec<u32>,
     no_match: bool,
+    /// Some rule leaves it to a server.
+    asks: bool,
 }
 
 impl Rules {
@@ -186,7 +190,8 @@ impl Rules {
                 _ => others.push(at),
             }
         }
-        Rules { rules, by_user, everyone, others, no_match }
+        let asks = rules.iter().any(|rule| rule.asks);
+        Rules { rules, by_user, everyone, others, no_match, asks }
     }
 
     /// Number of rules.
@@ -215,6 +220,11 @@ impl Rule {
         Rule { actions: Action::Subscribe.bit(), ..Rule::about(false, Who::All, [pattern].into()) }
     }
 
+    /// What no rule before it is about is left to a server, which may pass it on to those behind.
+    pub fn server() -> Rule {
+        Rule { asks: true, ..Rule::about(false, Who::All, [Pattern::Everything].into()) }
+    }
+
     /// Everything that no rule before it is about.
     pub fn deny_rest() -> Rule {
         Rule::about(false, Who::All, [Pattern::Everything].into())
@@ -231,7 +241,17 @@ impl Rule {
     }
 
     fn about(allow: bool, who: Who, topics: Box<[Pattern]>) -> Rule {
-        Rule { allow, who, actions: BOTH, qos: ANY_QOS, retain: None, lenient: false, holes: false, topics }
+        Rule {
+            allow,
+            who,
+            actions: BOTH,
+            qos: ANY_QOS,
+            retain: None,
+            lenient: false,
+            holes: false,
+            asks: false,
+            topics,
+        }
     }
 
     fn concerns(&self, action: Action, qos: Qos, retain: bool) -> bool {

@@ -6,6 +6,7 @@ use mqtt::types::Qos;
 use smallvec::SmallVec;
 
 use super::{Action, Pattern, Rule, Rules, Subject};
+use crate::inquiry::Heard;
 
 /// May a filter be subscribed to?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +17,13 @@ pub enum Granted {
     Guarded,
     /// It may not.
     Refused,
+}
+
+/// Who has the word.
+enum Decided {
+    Rule(bool),
+    Server,
+    Nobody,
 }
 
 /// The rules about one principal.
@@ -47,24 +55,58 @@ impl Rights {
         Rights { layers, no_match: rules.no_match }
     }
 
-    /// May it publish this?
-    pub fn may_publish(&self, topic: &str, qos: Qos, retain: bool) -> bool {
-        self.decides(Action::Publish, topic, qos, retain).unwrap_or(self.no_match)
+    /// May it publish this? `heard` is what a server says about it; `None`: the server decides, and has not been heard.
+    pub fn publish(&self, topic: &str, qos: Qos, retain: bool, heard: Option<Heard>) -> Option<bool> {
+        match self.decides(Action::Publish, topic, qos, retain, heard) {
+            Decided::Rule(allow) => Some(allow),
+            Decided::Nobody => Some(self.no_match),
+            Decided::Server => None,
+        }
     }
 
-    /// May it receive a message of this topic, with this QoS?
+    /// May it still publish this, if a server that decides has allowed it before?
+    pub fn may_publish(&self, topic: &str, qos: Qos, retain: bool) -> bool {
+        self.publish(topic, qos, retain, Some(Heard::Allow)).unwrap_or(self.no_match)
+    }
+
+    /// May it receive a message of this topic, with this QoS? What is left to a server was allowed by it when the client
+    /// subscribed.
     pub fn may_receive(&self, topic: &str, qos: Qos) -> bool {
-        self.decides(Action::Subscribe, topic, qos, false).unwrap_or(self.no_match)
+        self.may_receive_as_heard(topic, qos, Heard::Allow)
+    }
+
+    /// The same, if a server that decides says this about it.
+    pub fn may_receive_as_heard(&self, topic: &str, qos: Qos, heard: Heard) -> bool {
+        match self.decides(Action::Subscribe, topic, qos, false, Some(heard)) {
+            Decided::Rule(allow) => allow,
+            Decided::Nobody | Decided::Server => self.no_match,
+        }
     }
 
     /// What a rule says about this by name; `None`: no rule does.
     pub fn says(&self, action: Action, topic: &str, qos: Qos) -> Option<bool> {
-        self.decides(action, topic, qos, false)
+        match self.decides(action, topic, qos, false, Some(Heard::Pass)) {
+            Decided::Rule(allow) => Some(allow),
+            Decided::Nobody | Decided::Server => None,
+        }
     }
 
-    /// May it subscribe to a filter, with this QoS?
+    /// Is anything left to a server?
+    pub fn asks(&self) -> bool {
+        self.layers.iter().any(|layer| layer.rules.asks)
+    }
+
+    /// May it subscribe to a filter, with this QoS? No server is asked.
     pub fn subscribe(&self, filter: &str, qos: Qos) -> Granted {
-        let (mut denied, mut allowed) = (false, false);
+        self.subscribe_as_heard(filter, qos, Some(Heard::Pass)).unwrap_or(Granted::Refused)
+    }
+
+    /// The same, with what a server says about the filter; `None`: the server decides, and has not been heard.
+    ///
+    /// What a server denies, or passes on, is never granted in part: single messages are not asked about, and what was
+    /// not allowed must not look as if it had been.
+    pub fn subscribe_as_heard(&self, filter: &str, qos: Qos, heard: Option<Heard>) -> Option<Granted> {
+        let (mut denied, mut allowed, mut passed) = (false, false, false);
         let verdict = |allow, denied, allowed| match (allow, denied, allowed) {
             (true, false, _) => Granted::Whole,
             (true, true, _) | (false, _, true) => Granted::Guarded,
@@ -74,27 +116,49 @@ impl Rights {
             if !rule.concerns(Action::Subscribe, qos, false) {
                 continue;
             }
+            if rule.asks {
+                match heard? {
+                    Heard::Allow => return Some(verdict(true, denied, allowed)),
+                    Heard::Deny => return Some(Granted::Refused),
+                    Heard::Pass => passed = true,
+                }
+                continue;
+            }
             if topics.iter().any(|pattern| pattern.covers(filter)) {
-                return verdict(rule.allow, denied, allowed);
+                return Some(whole_if(passed, verdict(rule.allow, denied, allowed)));
             }
             if topics.iter().any(|pattern| pattern.touches(filter)) {
                 denied |= !rule.allow;
                 allowed |= rule.allow && rule.lenient;
             }
         }
-        verdict(self.no_match, denied, allowed)
+        Some(whole_if(passed, verdict(self.no_match, denied, allowed)))
     }
 
-    fn decides(&self, action: Action, topic: &str, qos: Qos, retain: bool) -> Option<bool> {
+    fn decides(&self, action: Action, topic: &str, qos: Qos, retain: bool, heard: Option<Heard>) -> Decided {
         let concerns = |(rule, topics): &(&Rule, &[Pattern])| {
             rule.concerns(action, qos, retain) && topics.iter().any(|pattern| pattern.matches(topic))
         };
-        self.rules().find(concerns).map(|(rule, _)| rule.allow)
+        for (rule, _) in self.rules().filter(concerns) {
+            match (rule.asks, heard) {
+                (false, _) => return Decided::Rule(rule.allow),
+                (true, None) => return Decided::Server,
+                (true, Some(Heard::Allow)) => return Decided::Rule(true),
+                (true, Some(Heard::Deny)) => return Decided::Rule(false),
+                (true, Some(Heard::Pass)) => {}
+            }
+        }
+        Decided::Nobody
     }
 
     fn rules(&self) -> impl Iterator<Item = (&Rule, &[Pattern])> {
         self.layers.iter().flat_map(Layer::rules)
     }
+}
+
+/// In part is not at all.
+fn whole_if(passed: bool, granted: Granted) -> Granted {
+    if passed && granted == Granted::Guarded { Granted::Refused } else { granted }
 }
 
 impl Layer {
