@@ -2,7 +2,7 @@
 
 use crate::{Guarded, enter, passwords, reload, subscribe};
 use harness::wire::{self, Connect, Publish, V5, kind};
-use harness::{MOMENT, Node, Program, Raw, SHORT, client_on, needs, within};
+use harness::{LONG, MOMENT, Node, Program, Raw, SHORT, client_on, needs, skip, within};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -304,6 +304,32 @@ fn mosquitto_pub_needs_no_patience() {
         let arguments = ["-p", &port, "-u", "bob", "-P", "b", "-t", "t", "-m", "m", "-q", qos];
         Program::new("mosquitto_pub").args(arguments).succeed(SHORT);
         assert_eq!(alice.message().payload, b"m", "QoS {qos}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_over_websocket_is_heard_too() {
+    let Some(modules) = harness::script::node_modules() else {
+        skip::skip("no Node with MQTT.js (RINGMQ_TEST_NODE_PATH)");
+        return;
+    };
+    let judge = Judge::start();
+    let node = node(2, &judge, "", "listeners.ws.default.bind = \"127.0.0.1:0\"");
+    let mut alice = enter(&node, "alice", "alice", "a");
+    alice.subscribe("#", 0);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/security/leave.js");
+    let port = node.address("ws", "default").port().to_string();
+    for (topic, heard) in [("t", true), ("bad", false), ("u", true)] {
+        judge.shut(true);
+        let before = judge.asked().len();
+        let arguments = [script, &port, "bob", "b", topic];
+        let mut client = Program::new("node").env("NODE_PATH", modules).args(arguments).start();
+        judge.is_asked(before + 1);
+        judge.shut(false);
+        assert_eq!(client.wait(LONG), Some(0), "{topic}");
+        if heard {
+            assert_eq!(alice.message().topic, topic);
+        }
     }
 }
 

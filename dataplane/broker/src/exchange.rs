@@ -190,10 +190,12 @@ impl Shard {
         }
         if conn.exchange.is_none() {
             conn.exchange = Some(Exchange::new(method, open.protocol.packet_bytes_max, until_us));
-            // What was armed comes later, or is looked at when this fires.
-            let due_us = conn.timer_us.min(until_us);
+            let earlier = until_us < conn.timer_us;
             self.counters.one(Counter::authentication_asked);
-            self.arm_conn(id, due_us);
+            // What was armed is looked at again when this fires.
+            if earlier {
+                self.arm_conn(id, until_us);
+            }
         }
         if !self.judge(id, auth.data.unwrap_or_default(), out) {
             let why = "too many clients wait for authentication (admission.queue_max)";

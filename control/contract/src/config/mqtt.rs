@@ -43,7 +43,7 @@ section! {
         keep_alive_max_s: u16 = "max_keepalive", Kind::Duration(Clock::S, within_or(1, 65_535, "disabled", 0)), Number(0), Live, "\"10m\"";
         /// A client is given up when it was silent for its keep-alive times this.
         keep_alive_multiplier_pct: u32 = "keepalive_multiplier", Kind::Factor(within(100, 1000)), Number(150), Live, "2.0";
-        /// How long a connection may take to send its CONNECT.
+        /// How long a connection may take to send its CONNECT and to prove who it is, and a connected client to prove it again.
         connect_timeout_ms: u32 = "idle_timeout", Kind::Duration(Clock::Ms, within(100, 600_000)), Number(15_000), Live, "\"5s\"";
         /// Highest QoS for publishes; subscriptions are granted no more.
         qos_max: u8 = "max_qos_allowed", Kind::Count(within(0, 2)), Number(2), Live, "1";
