@@ -16,7 +16,7 @@ const LEVELS_MAX: usize = 16;
 /// So few that some filters go into the tree behind the hash tables.
 const SHAPES_MAX: usize = 3;
 /// Lines of an input that are looked at: the work grows with their square.
-const LINES_MAX: usize = 24;
+const LINES_MAX: usize = 12;
 
 /// Each line is a topic, a filter, or neither; every one is tried as both.
 pub fn filters(data: &[u8]) {
