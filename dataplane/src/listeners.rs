@@ -260,6 +260,13 @@ impl Listeners {
     }
 }
 
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        // The thread that reports may outlive us, and must not keep the files of sockets.
+        *self.shown.rows() = Rows::default();
+    }
+}
+
 fn missing(listener: &config::Listener, why: &str) -> ListenerReport {
     ListenerReport {
         kind: listener.kind.as_str().to_owned(),
