@@ -111,7 +111,7 @@ impl Wanted {
         let start_ms = self.start_at.map_or(Ok(now_ms), |at| at.ms()).map_err(|why| format!("start_at: {why}"))?;
         let end_ms = match (self.end_at, self.duration) {
             (Some(at), _) => at.ms().map_err(|why| format!("end_at: {why}"))?,
-            (None, None) => start_ms + LIFE_MS,
+            (None, None) => start_ms.saturating_add(LIFE_MS),
             (None, Some(text)) => {
                 let life = humantime::parse_duration(&text).map_err(|why| format!("duration: {text:?}: {why}"))?;
                 start_ms.saturating_add(ms(life))
@@ -305,6 +305,7 @@ mod tests {
             (r#"{"name":"b/c","type":"topic","topic":"t"}"#, "name"),
             (r#"{"name":"b","type":"topic","topic":"t","end_at":"soon"}"#, "end_at"),
             (r#"{"name":"b","type":"topic","topic":"t","duration":"soon"}"#, "duration"),
+            (r#"{"name":"b","type":"topic","topic":"t","start_at":18446744073709551615}"#, "start_at"),
         ] {
             let why = traces.add(wanted(json)).unwrap_err().why();
             assert!(why.starts_with(field), "{json}: {why}");

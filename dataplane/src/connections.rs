@@ -301,7 +301,8 @@ impl Connections {
     pub(crate) fn look_at_traces(&mut self, now: Now) -> bool {
         let (changed, again_ms) = self.tracer.look(now.wall_ms);
         if let Some(again_ms) = again_ms {
-            self.due(now.mono_us + (again_ms - now.wall_ms) * 1000, Due::Watch);
+            let wait_us = (again_ms - now.wall_ms).saturating_mul(1000);
+            self.due(now.mono_us.saturating_add(wait_us), Due::Watch);
         }
         changed
     }

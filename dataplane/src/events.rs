@@ -154,6 +154,10 @@ fn write(line: Line) {
         Text::Transport { listener, peer, why } => {
             tracing::warn!(shard, listener, %peer, why, "connection closed by its transport");
         }
+        // What was said about them was no warning either.
+        Text::Suppressed { kind: kind @ (Kind::Connected | Kind::Disconnected | Kind::Link), lines, .. } => {
+            tracing::info!(shard, ?kind, lines, "lines of one second were left out");
+        }
         Text::Suppressed { kind, reason, lines } => {
             tracing::warn!(shard, ?kind, reason, lines, "lines of one second were left out");
         }

@@ -1,6 +1,6 @@
 //! Repeats of one event: the first few of a second are said, the others counted, and their number is said when the
 //! second is over. Used by whoever writes lines about what others cause, in both processes.
-//! Always true: at most [`KEYS_MAX`] keys are remembered; an event of a further key is counted, and not said.
+//! Always true: at most [`KEYS_MAX`] keys are remembered; while all of them are of this second, other keys are not said.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 

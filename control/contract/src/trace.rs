@@ -20,6 +20,8 @@ pub const LIFE_MS_MAX: u64 = 7 * 24 * 3_600_000;
 /// The directory of their files, in the data directory.
 pub const DIRECTORY: &str = "trace";
 const NAME_BYTES_MAX: usize = 64;
+/// The end of the year 9999: later moments have no text.
+const MOMENT_MS_MAX: u64 = 253_402_300_799_000;
 const VALUE_BYTES_MAX: usize = 65_535;
 
 /// One trace.
@@ -133,6 +135,9 @@ impl Trace {
         if kind == "ip_address" && value.parse::<IpAddr>().is_err() {
             return Err(format!("ip_address: {value:?} is no address"));
         }
+        if self.start_ms > MOMENT_MS_MAX {
+            return Err("start_at: it is after the year 9999".into());
+        }
         if self.end_ms <= self.start_ms {
             return Err("end_at: it is not after start_at".into());
         }
@@ -164,6 +169,7 @@ mod tests {
             (Trace { name: String::new(), ..good.clone() }, "name"),
             (Trace { subject: Subject::Topic(String::new()), ..good.clone() }, "topic"),
             (Trace { subject: address, ..good.clone() }, "ip_address"),
+            (Trace { start_ms: u64::MAX, ..good.clone() }, "start_at"),
             (Trace { end_ms: 5, ..good.clone() }, "end_at"),
             (Trace { end_ms: 6 + LIFE_MS_MAX, ..good.clone() }, "end_at"),
         ] {
