@@ -64,15 +64,11 @@ fn start() -> Place {
         .env("RINGMQ_LISTENERS__TCP__SMALL__MAX_CONNECTIONS", "2")
         .env("RINGMQ_LISTENERS__TCP__MOUNTED__BIND", "127.0.0.1:0")
         .env("RINGMQ_LISTENERS__TCP__MOUNTED__MOUNTPOINT", "tenant-a/")
-        .env("RINGMQ_LISTENERS__TCP__PROXIED__BIND", "127.0.0.1:0")
-        .env("RINGMQ_LISTENERS__TCP__PROXIED__PROXY_PROTOCOL", "true")
-        .env("RINGMQ_LISTENERS__TCP__PROXIED__PROXY_PROTOCOL_TIMEOUT", "500ms")
-        .env("RINGMQ_LISTENERS__WSS__PROXIED__PROXY_PROTOCOL", "true")
         .env("RINGMQ_LISTENERS__SSL__HASTY__SSL_OPTIONS__HANDSHAKE_TIMEOUT", "1s")
         .env("RINGMQ_LISTENERS__SSL__DEFAULT__SSL_OPTIONS__SNI_CERTFILES", papers.file("other.pem"))
         .env("RINGMQ_LISTENERS__UNIX__LOCAL__PATH", socket.display().to_string())
         .env("RINGMQ_LISTENERS__UNIX__LOCAL__MODE", "0600");
-    for (kind, name) in [("ssl", "default"), ("ssl", "hasty"), ("wss", "default"), ("wss", "proxied")] {
+    for (kind, name) in [("ssl", "default"), ("ssl", "hasty"), ("wss", "default")] {
         setup = tls_listener(setup, kind, name, &papers);
     }
     let setup = mutual(setup, "ssl", "mutual", &papers);
@@ -83,7 +79,12 @@ fn start() -> Place {
 /// The area's node.
 fn place() -> (&'static Place, Borrowed) {
     static PLACE: OnceLock<Result<Place, String>> = OnceLock::new();
-    let place = PLACE.get_or_init(|| {
+    at(&PLACE, start)
+}
+
+/// A node that several tests share, started by the first of them.
+fn at(place: &'static OnceLock<Result<Place, String>>, start: fn() -> Place) -> (&'static Place, Borrowed) {
+    let place = place.get_or_init(|| {
         // A start that fails once would fail in every test after its own long wait.
         std::panic::catch_unwind(start).map_err(|_| "the node did not start; see the first failure".to_owned())
     });

@@ -1,14 +1,34 @@
 //! Behind a load balancer: the client is who the PROXY header names, and nobody comes in without one.
 
 use std::io::{Read, Write};
+use std::sync::OnceLock;
 
-use harness::{SHORT, client_on, wire::kind, within};
+use harness::{SHORT, Setup, client_on, node::Borrowed, wire::kind, within};
 
 use crate::{
-    place,
+    Place, at,
+    papers::Papers,
     secure::{self, Client},
+    tls_listener,
     websocket::Framed,
 };
+
+/// The node of these tests. It is not the area's: of many clients that come in a second, lines of the log are left out.
+fn place() -> (&'static Place, Borrowed) {
+    static PLACE: OnceLock<Result<Place, String>> = OnceLock::new();
+    at(&PLACE, || {
+        let papers = Papers::new();
+        let socket = papers.directory().join("mqtt.sock");
+        let setup = Setup::new(env!("CARGO_BIN_EXE_ringmq"))
+            .shards(3)
+            .env("RINGMQ_LISTENERS__TCP__PROXIED__BIND", "127.0.0.1:0")
+            .env("RINGMQ_LISTENERS__TCP__PROXIED__PROXY_PROTOCOL", "true")
+            .env("RINGMQ_LISTENERS__TCP__PROXIED__PROXY_PROTOCOL_TIMEOUT", "500ms")
+            .env("RINGMQ_LISTENERS__WSS__PROXIED__PROXY_PROTOCOL", "true");
+        let node = tls_listener(setup, "wss", "proxied", &papers).start();
+        Place { papers, socket, node }
+    })
+}
 
 /// Version 2, for a client at [2001:db8::7]:4660.
 fn block() -> Vec<u8> {
