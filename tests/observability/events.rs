@@ -132,6 +132,6 @@ fn the_level_of_the_log_changes_live_in_both_processes() {
         Raw::connect(node.mqtt(), &Connect::new(V5, "loud")).ping();
         node.output().contains("loud").then_some(())
     });
-    assert!(node.output().contains("the configuration was read again"), "control speaks, too");
+    node.says("the configuration was read again");
     assert!(!node.output().contains("quiet"));
 }

@@ -93,7 +93,7 @@ fn a_node_whose_memory_is_scarce_refuses_what_grows_and_recovers() {
     stranger.send(&Connect::new(V5, "stranger").bytes());
     stranger.speak(V5);
     assert_eq!(stranger.expect(kind::CONNACK).reason(), 0x97);
-    assert!(node.output().contains("memory is scarce"));
+    node.says("memory is scarce");
 
     let (mut away, connack) = Raw::connack(node.mqtt(), &keep(false));
     assert!(connack.session_present());

@@ -86,7 +86,7 @@ fn both_fighters_are_banned_and_the_ban_can_be_lifted() {
     }
     bystander.ping();
     assert_eq!(node.counter("flapping_detected"), 3);
-    assert!(node.output().contains("flapping_detect.max_count"));
+    node.says("flapping_detect.max_count");
 }
 
 #[test]

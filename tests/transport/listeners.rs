@@ -126,7 +126,7 @@ fn an_address_that_is_taken_changes_nothing_and_is_named() {
     let row = place.shown("three", |row| row["running"] == false);
     let why = format!("listener three: {address} is taken by another process");
     assert_eq!(row["error"], why.as_str());
-    assert!(place.node.output().contains("listeners stay as they were"));
+    place.node.says("listeners stay as they were");
     within(SHORT, "the alarm is on", || {
         place.node.get("/api/v5/alarms").ok().filter(|answer| answer.body.contains("listeners_stale"))
     });

@@ -192,6 +192,12 @@ impl Node {
         self.home.output()
     }
 
+    /// Waits until the node's output contains `text`: lines of the log are written by a thread of their own.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        within(SHORT, &format!("the node says {text:?}"), || self.output().contains(text).then_some(()));
+    }
+
     /// Everything on its standard output until now.
     pub fn stdout(&self) -> String {
         self.home.stdout()
