@@ -47,6 +47,40 @@ fn of_a_thousand_live_clients_only_those_whose_password_changed_are_out() {
     assert_eq!(connack.reason(), 0x86);
 }
 
+#[test]
+fn of_a_thousand_live_clients_only_those_whose_right_was_taken_hear_no_more() {
+    let users: Vec<String> = (0..CLIENTS).map(user).collect();
+    let lines: Vec<String> = users.iter().map(|user| passwords(&[(user, "p")])).collect();
+    let everybody = "user admin\ntopic write room/#\npattern read room/%u\n";
+    let guarded = Guarded::new(3, &(lines.concat() + &passwords(&[("admin", "p")])), Some(everybody), "");
+    let node = guarded.setup.start();
+    let mut all: Vec<Raw> = users.iter().map(|user| enter(&node, user, user, "p")).collect();
+    for (raw, user) in all.iter_mut().zip(&users) {
+        assert_eq!(subscribe(raw, &format!("room/{user}"), 1), 1);
+    }
+    let taken = |number: usize| number.is_multiple_of(50);
+    let denied: Vec<String> = (0..CLIENTS)
+        .filter(|number| taken(*number))
+        .map(|n| format!("user {}\ntopic deny room/#\n", users[n]))
+        .collect();
+    guarded.write("rules", &(everybody.to_owned() + &denied.concat()));
+    let since = Instant::now();
+    reload(&node, 2);
+    node.counter_reaches("subscriptions_revoked", CLIENTS as u64 / 50);
+    println!("{} of {CLIENTS} clients had lost their right after at most {:?}", CLIENTS / 50, since.elapsed());
+    let mut admin = enter(&node, "admin", "admin", "p");
+    for user in &users {
+        admin.publish_acked(&format!("room/{user}"), b"x", 1);
+    }
+    for (number, raw) in all.iter_mut().enumerate() {
+        if !taken(number) {
+            assert_eq!(raw.message().topic, format!("room/{}", users[number]));
+        }
+        raw.ping();
+    }
+    assert_eq!(node.counter("subscriptions_revoked"), CLIENTS as u64 / 50);
+}
+
 fn a_revoked_right_acts_on_live_sessions(shards: u16) {
     let users = passwords(&[("w", "w"), ("r", "r")]);
     let all = "user w\ntopic write #\nuser r\ntopic read #\n";
