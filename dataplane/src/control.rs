@@ -294,7 +294,7 @@ impl Control {
 
     fn now(&self) -> Report {
         let Scene { view, ports, listeners, .. } = &self.scene;
-        let (memory_bytes, memory_bytes_max) = memory();
+        let (memory_bytes, memory_bytes_max) = resident();
         Report {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -333,15 +333,10 @@ pub(crate) fn pass_on(view: &View, before: Option<&View>, ports: &[Arc<Port>], a
 }
 
 /// Resident memory of this process, and the most that it ever was.
-fn memory() -> (u64, u64) {
+fn resident() -> (u64, u64) {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    (kib(&status, "VmRSS:") * 1024, kib(&status, "VmHWM:") * 1024)
-}
-
-/// A line of `/proc/self/status`, such as `VmRSS:    1234 kB`.
-fn kib(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    let bytes = |name| memory::bytes_of(&status, name).unwrap_or(0);
+    (bytes("VmRSS:"), bytes("VmHWM:"))
 }
 
 fn shard_report(port: &Port) -> ShardReport {

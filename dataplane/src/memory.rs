@@ -125,7 +125,7 @@ fn is_scarce(was: bool, seen: Seen, high_pct: u64) -> bool {
 }
 
 /// A number of kilobytes by its name in a file of the kernel, as bytes.
-fn bytes_of(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn bytes_of(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
