@@ -12,6 +12,7 @@ pub mod admission;
 pub mod bans;
 mod conn;
 mod connack;
+mod connect;
 pub mod counters;
 mod deliver;
 mod dismissal;
