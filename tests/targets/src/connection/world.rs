@@ -212,9 +212,15 @@ impl World {
     /// Carries out what a shard has said: reading, hand-overs, output, ends.
     fn settle_shell(&mut self, shard: usize) -> bool {
         let mut moved = false;
-        for (conn, client) in std::mem::take(&mut self.shells[shard].adopted) {
+        let adopted = std::mem::take(&mut self.shells[shard].adopted);
+        for &(conn, client) in &adopted {
             self.clients[client].place = Some((shard, conn));
-            if let Some(cause) = self.clients[client].ending {
+        }
+        // When all have their places: who goes may take others along.
+        for (conn, client) in adopted {
+            if let Some(cause) = self.clients[client].ending
+                && self.shells[shard].tenant(conn) == Some(client)
+            {
                 self.gone(shard, conn, cause);
             }
         }
