@@ -15,7 +15,7 @@ const CROWD: usize = 1000;
 /// `mqtt.idle_timeout` of the node.
 const IDLE: Duration = Duration::from_secs(4);
 /// What one connection may cost, and a process that does other things as well.
-const BYTES_EACH_MAX: u64 = 16 * 1024;
+const BYTES_EACH_MAX: u64 = 4 * 1024;
 
 fn node() -> Node {
     let setup = Setup::new(env!("CARGO_BIN_EXE_ringmq")).shards(2);
