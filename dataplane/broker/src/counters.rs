@@ -253,7 +253,8 @@ counters! {
     shed_delivery_denied,
     /// Wills shed because their client may not publish them (authorization.*).
     shed_will_denied,
-    /// Events about clients shed because a shard had more than 1000 to say in a second (sys_topics.sys_event_messages.*).
+    /// Events about clients shed because a shard had more than 1000 to say in a second, or because a client id made their topic
+    /// too long or gave it more than 128 levels (sys_topics.sys_event_messages.*).
     shed_system_event,
     /// Obligations that were not met in time (mqtt.obligation_timeout).
     obligations_timed_out,

@@ -124,3 +124,20 @@ fn nothing_that_grows_is_taken_while_memory_is_scarce() {
     rig.keep();
     assert_eq!(rig.heard(publisher), ["puback 0"]);
 }
+
+#[test]
+fn an_event_whose_topic_is_none_is_shed_and_harms_nobody() {
+    let mut rig = Rig::new(2);
+    let id = rig.id_on(1, "listener");
+    let listener = rig.connect(&id);
+    rig.subscribe(listener, "$SYS/#", Q0);
+    rig.settle();
+    rig.got(listener);
+    let long = alloc::format!("$SYS/{}", "x".repeat(70_000));
+    let deep = alloc::format!("$SYS{}", "/x".repeat(200));
+    for topic in [&*long, &deep, "$SYS/x"] {
+        rig.system(topic, "text");
+    }
+    assert_eq!(rig.heard(listener).len(), 1, "what comes behind it in the same batch arrives");
+    assert_eq!((rig.count(Counter::shed_system_event), rig.count(Counter::frames_bad)), (2, 0));
+}

@@ -35,6 +35,9 @@ use crate::{
 /// Topics that belong to links.
 pub(crate) const LINK_PREFIX: &str = "$LINK/";
 
+/// Levels of a topic on which the node speaks about itself, whatever clients may have.
+const SYSTEM_LEVELS_MAX: usize = 128;
+
 /// Where a routed message went.
 pub(crate) struct Routed {
     /// Somebody wanted it, here or elsewhere.
@@ -197,6 +200,10 @@ impl Shard {
 
     /// What the node says about itself: forgotten with the process, and before it unless it is lasting.
     pub(crate) fn publish_system(&mut self, topic: &str, text: &str, lasting: bool, out: &mut impl Output) {
+        // A client id may stand in it, which may be as long as a topic, and have more levels than one.
+        if Topic::parse(topic, SYSTEM_LEVELS_MAX).is_err() {
+            return self.counters.one(Counter::shed_system_event);
+        }
         let message = Message {
             id: self.next_id(lasting, false),
             stamp: 0,
