@@ -18,6 +18,8 @@ use std::{
 use broker::counters::Counter;
 use contract::{config::Limits, network::Network};
 
+use crate::pace;
+
 /// Locks, so that shards rarely meet at one.
 const STRIPES: usize = 16;
 /// Addresses of one stripe. A connection of one more is let in, and is not counted by its address.
@@ -89,7 +91,7 @@ struct Entry {
     connections: u32,
     handshakes: u32,
     /// When the next connection is due, if they come as fast as they may.
-    next_us: u64,
+    next_ns: u64,
 }
 
 /// One connection in the table; taken out of it when dropped.
@@ -152,13 +154,12 @@ impl Addresses {
         }
         let rate = self.rate_max.load(Ordering::Relaxed);
         if rate != NO_LIMIT {
-            let interval_us = 1_000_000 / u64::from(rate.max(1));
-            let due_us = entry.next_us.max(now_us);
             // As many as in one second may come at once.
-            if due_us - now_us > interval_us * u64::from(rate.max(1) - 1) {
+            let (moment_ns, next_ns) = pace::turn(entry.next_ns, now_us * 1000, pace::rhythm(rate, rate));
+            if moment_ns > now_us * 1000 {
                 return Err(Crowded::Rate);
             }
-            entry.next_us = due_us + interval_us;
+            entry.next_ns = next_ns;
         }
         entry.connections += 1;
         entry.handshakes += 1;
@@ -176,7 +177,7 @@ impl Stripe {
     /// Makes room for one more. False: there is none.
     fn tidy(&mut self, now_us: u64) -> bool {
         if self.known.len() >= self.tidy_at.max(TIDY_MIN) {
-            self.known.retain(|_, entry| entry.connections > 0 || entry.next_us > now_us);
+            self.known.retain(|_, entry| entry.connections > 0 || entry.next_ns > now_us * 1000);
             // Twice as many may come before it is worth while again, but not more than there is room for.
             self.tidy_at = (2 * self.known.len()).min(ADDRESSES_MAX);
         }

@@ -20,6 +20,19 @@ pub(crate) enum Moment {
     Never,
 }
 
+/// When one more may come, and when the one behind it is due, at one per `interval_ns` and up to `credit_ns` ahead of its time
+/// (the generic cell rate algorithm). `next_ns` is what was due before.
+pub(crate) fn turn(next_ns: u64, now_ns: u64, (interval_ns, credit_ns): (u64, u64)) -> (u64, u64) {
+    let due_ns = next_ns.max(now_ns);
+    (due_ns.saturating_sub(credit_ns).max(now_ns), due_ns.saturating_add(interval_ns))
+}
+
+/// The interval of a rate, and the credit with which `burst` may come at once.
+pub(crate) fn rhythm(rate: u32, burst: u32) -> (u64, u64) {
+    let interval_ns = 1_000_000_000 / u64::from(rate.max(1));
+    (interval_ns, interval_ns * u64::from(burst.max(1) - 1))
+}
+
 /// The pace of a listener, in nanoseconds. An interval of 0 is no limit.
 #[derive(Default)]
 pub(crate) struct Pace {
@@ -34,9 +47,9 @@ impl Pace {
     /// Follows the configuration. What has a moment already keeps it.
     pub(crate) fn set(&self, listener: &Listener) {
         let (rate, burst) = (listener.max_conn_rate, listener.max_conn_burst);
-        let interval_ns = if rate == NO_RATE { 0 } else { 1_000_000_000 / u64::from(rate.max(1)) };
         let burst = if burst == 0 { rate } else { burst };
-        self.credit_ns.store(interval_ns * u64::from(burst.max(1) - 1), Ordering::Relaxed);
+        let (interval_ns, credit_ns) = if rate == NO_RATE { (0, 0) } else { rhythm(rate, burst) };
+        self.credit_ns.store(credit_ns, Ordering::Relaxed);
         self.interval_ns.store(interval_ns, Ordering::Relaxed);
     }
 
@@ -49,9 +62,9 @@ impl Pace {
         let (now_ns, credit_ns) = (now_us * 1000, self.credit_ns.load(Ordering::Relaxed));
         let mut moment_ns = now_ns;
         let taken = self.next_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next_ns| {
-            let due_ns = next_ns.max(now_ns);
-            moment_ns = due_ns.saturating_sub(credit_ns).max(now_ns);
-            (moment_ns - now_ns <= WAIT_MAX_US * 1000).then_some(due_ns + interval_ns)
+            let (moment, behind_ns) = turn(next_ns, now_ns, (interval_ns, credit_ns));
+            moment_ns = moment;
+            (moment_ns - now_ns <= WAIT_MAX_US * 1000).then_some(behind_ns)
         });
         match taken {
             Err(_) => Moment::Never,
